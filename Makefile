@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV := .venv
+TOX := $(VENV)/bin/tox
+
+.PHONY: help setup demo test bench clean
+
+help:
+	@echo 'make demo    show what nova-gpu does, on made-up hosts'
+	@echo 'make test    run the checks and every test; the last line counts'
+	@echo 'make bench   measure (needs libvirt-dev and a C compiler)'
+	@echo 'make clean   remove what these made'
+	@echo 'PYTHON=...   the Python to use; now $(PYTHON)'
+
+# Run a tox environment: telling what is installed the first time, only its
+# own output from then on.
+define run
+@[ -d .tox/$(1) ] || { \
+    echo '== Nova, Placement and nova-gpu into .tox/$(1): a minute, once'; \
+    $(TOX) run -e $(1) --notest; }
+@$(TOX) run -qq -e $(1)
+endef
+
+setup: $(VENV)/ready $(VENV)/packages-test
+
+demo: $(VENV)/ready
+	$(call run,demo)
+
+test: setup
+	@tools/run-tests.sh
+
+bench: $(VENV)/ready $(VENV)/packages-bench
+	$(call run,bench)
+
+clean:
+	rm -rf .tox $(VENV) build dist doc/build *.egg-info .stestr .coverage*
+	rm -rf .mypy_cache .ruff_cache .hypothesis AUTHORS ChangeLog
+	rm -f doc/source/_static/*.sample etc/nova-gpu/*.sample
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# New pins: new environments, since tox doesn't look into the file.
+$(VENV)/ready: constraints.txt
+	@echo '== Python environment $(VENV), once'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo '== Python 3.11 or newer is needed: make PYTHON=...'; false; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	    tools/install-packages.sh python3-venv
+	@rm -rf .tox
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check \
+	    -c constraints.txt bindep python-subunit tox
+	@touch $@
+
+# Most works without them: their absence stops nothing here.
+$(VENV)/packages-%: bindep.txt $(VENV)/ready
+	@if tools/install-packages.sh $$($(VENV)/bin/bindep --brief $*); \
+	    then touch $@; fi
