@@ -1,0 +1,129 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The errors of nova-gpu.
+
+::
+
+    GpuError
+    ├── InvalidAddress       a PCI address that doesn't parse
+    ├── InvalidExtraSpec     a gpu: extra spec with a wrong key or value
+    ├── InvalidRule          a rule in [gpu] that can't be used
+    ├── InvalidHostMap       a GPU map that this release can't read
+    ├── MissingMechanism     an installation without its entry points
+    ├── UnknownProvider      an allocation on a provider that isn't ours
+    ├── NotEnoughUnits       fewer free units than an allocation asks for
+    └── EffectFailed         a change of the host that the kernel refused
+
+Each carries the facts as attributes, so that callers never parse messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class GpuError(Exception):
+    """Base of all errors of nova-gpu."""
+
+
+class InvalidAddress(GpuError):
+    """A string that isn't a PCI address."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+        super().__init__(
+            f'{value!r} is not a PCI address like 0000:84:00.0'
+        )
+
+
+class InvalidExtraSpec(GpuError):
+    """A ``gpu:`` extra spec with an unknown key or a wrong value."""
+
+    def __init__(self, key: str, value: str, allowed: Iterable[str]) -> None:
+        self.key = key
+        self.value = value
+        self.allowed = tuple(allowed)
+        super().__init__(
+            f'{key}={value!r} is not valid; allowed: {", ".join(self.allowed)}'
+        )
+
+
+class InvalidRule(GpuError):
+    """A ``[gpu] rule`` that can't be used; ``number`` counts from 1."""
+
+    def __init__(self, number: int, field: str, reason: str) -> None:
+        self.number = number
+        self.field = field
+        self.reason = reason
+        super().__init__(f'[gpu] rule {number}, field {field!r}: {reason}')
+
+
+class InvalidHostMap(GpuError):
+    """A host's GPU map that this release can't read."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'the GPU map of the host is not usable: {reason}')
+
+
+class MissingMechanism(GpuError):
+    """The installation lacks entry points of ``nova_gpu.mechanism``."""
+
+    def __init__(self, wanted: Iterable[str], found: Iterable[str]) -> None:
+        self.wanted = tuple(wanted)
+        self.found = tuple(found)
+        super().__init__(
+            f'no entry point of nova_gpu.mechanism for '
+            f'{", ".join(self.wanted)} (found: '
+            f'{", ".join(self.found) or "none"}): reinstall nova-gpu'
+        )
+
+
+class UnknownProvider(GpuError):
+    """An allocation names a provider or class that this host hasn't."""
+
+    def __init__(self, provider: str, resource_class: str) -> None:
+        self.provider = provider
+        self.resource_class = resource_class
+        super().__init__(
+            f'the allocation of {resource_class} names resource provider '
+            f'{provider}, which no GPU of this host offers'
+        )
+
+
+class NotEnoughUnits(GpuError):
+    """A pool has fewer free units than an allocation asks for."""
+
+    def __init__(
+        self, pool: str, resource_class: str, wanted: int, reason: str
+    ) -> None:
+        self.pool = pool
+        self.resource_class = resource_class
+        self.wanted = wanted
+        self.reason = reason
+        super().__init__(
+            f'pool {pool} can not give {wanted} {resource_class}: {reason}'
+        )
+
+
+class EffectFailed(GpuError):
+    """The kernel refused a change; ``errno`` is its answer, if it gave one."""
+
+    def __init__(
+        self, action: str, path: str, reason: str, errno: int | None = None
+    ) -> None:
+        self.action = action
+        self.path = path
+        self.reason = reason
+        self.errno = errno
+        super().__init__(f'{action} failed at {path}: {reason}')

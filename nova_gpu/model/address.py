@@ -1,0 +1,69 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""PCI addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+from nova_gpu import exception
+
+_PATTERN = re.compile(
+    r'(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])'
+)
+
+
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class PciAddress:
+    """Where a PCI function sits: ``domain:bus:slot.function``, ordered."""
+
+    domain: int
+    bus: int
+    slot: int
+    function: int
+
+    @classmethod
+    @functools.lru_cache(maxsize=4096)
+    def parse(cls, text: str) -> PciAddress:
+        """Read ``0000:84:00.0`` or ``84:00.0``, upper or lower case.
+
+        :raises InvalidAddress: ``text`` is something else
+        """
+        match = _PATTERN.fullmatch(text.strip().lower())
+        if match is None:
+            raise exception.InvalidAddress(text)
+        domain, bus, slot, function = match.groups(default='0')
+        return cls(
+            int(domain, 16), int(bus, 16), int(slot, 16), int(function)
+        )
+
+    def __str__(self) -> str:
+        return (
+            f'{self.domain:04x}:{self.bus:02x}:{self.slot:02x}'
+            f'.{self.function:x}'
+        )
+
+    @property
+    def token(self) -> str:
+        """The address as part of a name: ``0000_84_00_0``."""
+        return str(self).replace(':', '_').replace('.', '_')
+
+    def same_slot(self, other: PciAddress) -> bool:
+        """Whether both are functions of one device."""
+        return (self.domain, self.bus, self.slot) == (
+            other.domain,
+            other.bus,
+            other.slot,
+        )

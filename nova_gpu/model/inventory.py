@@ -1,0 +1,276 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""From cards to what Placement is told of them.
+
+Whole cards of one model share a pool, since one is as good as another and
+one provider makes eight as cheap to ask for as one. A card that is cut into
+vGPUs is a pool of its own, with one resource class for each of its types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from nova_gpu.model import rule as rule_model
+from nova_gpu.model.address import PciAddress
+from nova_gpu.model.device import Card
+from nova_gpu.model.profile import token, vendor_token
+
+#: Sizes of card memory that a flavor can require by trait, in GiB.
+MEMORY_STEPS_GIB = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unit:
+    """What one guest device consumes.
+
+    ``device`` is the PCI address of a whole card or the UUID of a mediated
+    device; ``functions`` are the PCI functions handed to the guest (empty
+    for an mdev), ``parent`` the function that an mdev lives on.
+    """
+
+    mechanism: str
+    pool: str
+    resource_class: str
+    card: PciAddress
+    device: str
+    functions: tuple[PciAddress, ...] = ()
+    type_id: str | None = None
+    parent: PciAddress | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Offer:
+    """One resource class that a card gives.
+
+    ``total`` is what the empty card holds of it, ``used`` what instances
+    hold, ``free`` what can be had now; the rest is closed, as a card's other
+    profiles are once it has taken one. ``type_id`` and ``name`` are those of
+    the vGPU type, if it is one.
+    """
+
+    resource_class: str
+    total: int
+    used: int
+    free: int
+    type_id: str | None = None
+    name: str | None = None
+
+
+class Mechanism(Protocol):
+    """The deciding half of a mechanism; see :mod:`nova_gpu.mechanism`."""
+
+    name: str
+    use: str
+    display: bool
+    params: bool
+
+    def recognizes(self, card: Card) -> bool:
+        """Whether the card's state, as it is, asks for this mechanism."""
+
+    def refusal(self, card: Card) -> str | None:
+        """Why the card can't be handed out in this way, or None."""
+
+    def pool_key(self, card: Card) -> str:
+        """Which pool the card belongs to."""
+
+    def offers(
+        self, card: Card, ruling: rule_model.Ruling, held: Sequence[Unit]
+    ) -> tuple[Offer, ...]:
+        """What the card gives while ``held`` of it is in use."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Use:
+    """What one card is used for, or the ``reason`` that it isn't."""
+
+    card: Card
+    mechanism: str | None = None
+    pool: str | None = None
+    offers: tuple[Offer, ...] = ()
+    ruling: rule_model.Ruling = dataclasses.field(
+        default_factory=rule_model.Ruling
+    )
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inventory:
+    """An inventory record of Placement."""
+
+    total: int
+    reserved: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pool:
+    """Units that are interchangeable: one resource provider."""
+
+    key: str
+    mechanism: str
+    cards: tuple[PciAddress, ...]
+    inventories: Mapping[str, Inventory]
+    traits: frozenset[str] = frozenset()
+
+    def provider_name(self, node: str) -> str:
+        """The provider's name on the compute node ``node``."""
+        return f'{provider_prefix(node)}{self.key}'
+
+
+def provider_prefix(node: str) -> str:
+    """What the names of all our providers on ``node`` begin with."""
+    return f'{node}_gpu_'
+
+
+def provider_uuid(node_uuid: str, pool_key: str) -> str:
+    """The provider's UUID: the same on compute and scheduler, unasked."""
+    return str(uuid.uuid5(uuid.UUID(node_uuid), f'nova-gpu:{pool_key}'))
+
+
+def classify(
+    card: Card,
+    mechanisms: Iterable[Mechanism],
+    rules: Iterable[rule_model.Rule] = (),
+    owned: Mapping[PciAddress, str] | None = None,
+    held: Sequence[Unit] = (),
+) -> Use:
+    """Decide what ``card`` is used for.
+
+    ``owned`` are the cards that somebody else hands out, with the place
+    where that is written; ``held`` the units in use on this card.
+    """
+    known = {m.name: m for m in mechanisms}
+    found = next((m for m in known.values() if m.recognizes(card)), None)
+    if held:
+        found = known.get(held[0].mechanism, found)
+    ruling = rule_model.rule_on(card, found.name if found else None, rules)
+    if not held and ruling.use and (not found or found.use != ruling.use):
+        found = next((m for m in known.values() if m.use == ruling.use), None)
+    reason = _closed(card, found, ruling, owned or {})
+    if found is None or (reason is not None and not held):
+        return Use(card, ruling=ruling, reason=reason)
+    offers = found.offers(card, ruling, held)
+    if not offers:
+        return Use(
+            card,
+            ruling=ruling,
+            reason=(
+                f'no rule allows any of its vGPU types; allowed: '
+                f'{", ".join(ruling.profiles or ())}'
+            ),
+        )
+    if reason is not None:
+        # What a guest holds stays in the pool whatever became of the card:
+        # only its release takes it out. Nothing new is given meanwhile.
+        offers = tuple(dataclasses.replace(o, free=0) for o in offers)
+    return Use(
+        card, found.name, found.pool_key(card), offers, ruling, reason
+    )
+
+
+def _closed(
+    card: Card,
+    found: Mechanism | None,
+    ruling: rule_model.Ruling,
+    owned: Mapping[PciAddress, str],
+) -> str | None:
+    """Why nothing of the card is handed out, or None."""
+    if ruling.use == 'ignore':
+        return f'rule {ruling.use_rule} says to ignore it'
+    if card.address in owned:
+        return f'belongs to {owned[card.address]}'
+    if found is None:
+        return _unusable(card)
+    return found.refusal(card)
+
+
+def _unusable(card: Card) -> str:
+    return (
+        f'bound to {card.driver}, which offers no vGPU types here; bind it '
+        f'to vfio-pci to pass it through, or install the vGPU driver'
+    )
+
+
+def pools(
+    uses: Iterable[Use], gone: Iterable[Unit] = ()
+) -> tuple[Pool, ...]:
+    """Sum the uses up to pools.
+
+    ``gone`` are units held on cards that have left the host: they stay in
+    the totals until they are released, since allocations count them.
+    """
+    members: dict[str, list[Use]] = {}
+    for use in uses:
+        if use.pool is not None:
+            members.setdefault(use.pool, []).append(use)
+    missing: dict[str, list[Unit]] = {}
+    for unit in gone:
+        missing.setdefault(unit.pool, []).append(unit)
+    return tuple(
+        _pool(key, members.get(key, []), missing.get(key, []))
+        for key in sorted(members.keys() | missing.keys())
+    )
+
+
+def _pool(key: str, uses: list[Use], gone: list[Unit]) -> Pool:
+    total: dict[str, int] = {}
+    closed: dict[str, int] = {}
+    for use in uses:
+        left = use.ruling.reserved
+        for offer in use.offers:
+            name = offer.resource_class
+            total[name] = total.get(name, 0) + offer.total
+            blocked = offer.total - offer.used - offer.free + left
+            closed[name] = closed.get(name, 0) + min(offer.total, blocked)
+    for unit in gone:
+        total[unit.resource_class] = total.get(unit.resource_class, 0) + 1
+    return Pool(
+        key=key,
+        mechanism=str(uses[0].mechanism if uses else gone[0].mechanism),
+        cards=tuple(sorted(use.card.address for use in uses)),
+        inventories={
+            name: Inventory(total[name], closed.get(name, 0))
+            for name in sorted(total)
+        },
+        traits=frozenset().union(*(traits(use) for use in uses)),
+    )
+
+
+def traits(use: Use) -> frozenset[str]:
+    """The traits of one card: model, vendor, memory steps, the rules'."""
+    card = use.card
+    names = {
+        f'CUSTOM_GPU_{token(card.model)}',
+        f'CUSTOM_GPU_VENDOR_{token(card.vendor)}',
+        *use.ruling.traits,
+    }
+    memory_gib = (card.memory_mib or 0) / 1024
+    names.update(
+        f'CUSTOM_GPU_MEMORY_GE_{step}GIB'
+        for step in MEMORY_STEPS_GIB
+        if step <= memory_gib
+    )
+    return frozenset(names)
+
+
+def card_class(card: Card) -> str:
+    """The resource class of a whole card, by its model."""
+    return f'CUSTOM_GPU_{token(card.model)}'
+
+
+def vgpu_class(card: Card, type_name: str) -> str:
+    """The resource class of a vGPU type, by the type's name."""
+    return f'CUSTOM_VGPU_{vendor_token(card.vendor, type_name)}'

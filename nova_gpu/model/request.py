@@ -1,0 +1,109 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a flavor asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from nova_gpu import exception
+
+PREFIX = 'gpu:'
+DISPLAY = ('on', 'off')
+NUMA_AFFINITY = ('required', 'preferred', 'none')
+#: vGPU plugin parameters: key=value, comma separated, as the NVIDIA driver
+#: takes them; no other character reaches the file.
+PARAMS_PATTERN = '{0}(,{0})*'.format(r'[A-Za-z0-9_.]+=[A-Za-z0-9_.:-]+')
+
+#: Each key with what its value may be, for the message and for the check.
+KEYS: Mapping[str, tuple[str, ...]] = {
+    'gpu:display': DISPLAY,
+    'gpu:numa_affinity': NUMA_AFFINITY,
+    'gpu:vgpu_params': ('key=value[,key=value…]',),
+}
+
+#: The resource classes that a GPU can have; rules allow no others.
+_GPU_CLASS = re.compile(r'PGPU|VGPU|CUSTOM_\w+')
+
+_RESOURCES = re.compile(r'resources(?P<group>[A-Za-z0-9_-]*):(?P<name>\w+)')
+
+
+def check_extra_spec(key: str, value: str) -> None:
+    """Check one ``gpu:`` extra spec.
+
+    :raises InvalidExtraSpec: naming the keys or values that are allowed
+    """
+    if key not in KEYS:
+        raise exception.InvalidExtraSpec(key, value, KEYS)
+    if key == 'gpu:vgpu_params':
+        valid = re.fullmatch(PARAMS_PATTERN, value) is not None
+    else:
+        valid = value in KEYS[key]
+    if not valid:
+        raise exception.InvalidExtraSpec(key, value, KEYS[key])
+
+
+def gpu_classes(extra_specs: Mapping[str, str]) -> frozenset[str]:
+    """The resource classes of all groups that may be those of GPUs.
+
+    Reads no values and no policy: schedulers ask at every request, and most
+    requests have nothing to do with GPUs.
+    """
+    names = (
+        key.partition(':')[2]
+        for key in extra_specs
+        if key.startswith('resources')
+    )
+    return frozenset(filter(_GPU_CLASS.fullmatch, names))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """A flavor's resources and its ``gpu:`` policy.
+
+    ``resources`` are the amounts by resource class, of all groups together;
+    classes that have nothing to do with GPUs are among them.
+    """
+
+    resources: Mapping[str, int]
+    display: bool = False
+    numa_affinity: str = 'none'
+    vgpu_params: str | None = None
+    policy: bool = False
+
+    @classmethod
+    def parse(cls, extra_specs: Mapping[str, str]) -> GpuRequest:
+        """Read a flavor's extra specs.
+
+        :raises InvalidExtraSpec: a ``gpu:`` key or value is wrong
+        """
+        resources: dict[str, int] = {}
+        policy: dict[str, str] = {}
+        for key, value in extra_specs.items():
+            if key.startswith(PREFIX):
+                check_extra_spec(key, value)
+                policy[key] = value
+            elif key.startswith('resources'):
+                match = _RESOURCES.fullmatch(key)
+                if match and str(value).isdecimal():
+                    name = match['name']
+                    resources[name] = resources.get(name, 0) + int(value)
+        return cls(
+            resources=resources,
+            display=policy.get('gpu:display') == 'on',
+            numa_affinity=policy.get('gpu:numa_affinity', 'none'),
+            vgpu_params=policy.get('gpu:vgpu_params'),
+            policy=bool(policy),
+        )

@@ -1,0 +1,124 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Which cards and which functions serve a claim."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+import testtools
+
+from nova_gpu.model.address import PciAddress
+from nova_gpu.model.choice import choose_cards, choose_parent
+from nova_gpu.model.device import Card
+from tests.unit import base
+
+nodes = st.lists(st.integers(-1, 3), max_size=12)
+parents = st.lists(
+    st.builds(PciAddress, st.just(0), st.integers(0, 3), st.integers(0, 3),
+              st.integers(0, 3)),
+    unique=True,
+)  # fmt: skip
+
+
+def cards(numa_nodes: list[int]) -> list[Card]:
+    return [
+        base.card(f'0000:{index:02x}:00.0', numa_node=node)
+        for index, node in enumerate(numa_nodes)
+    ]
+
+
+class ChooseCardsTest(testtools.TestCase):
+    """NUMA nodes are crossed only where they must be."""
+
+    @given(nodes, st.integers(1, 12))
+    def test_all_or_none(self, numa_nodes: list[int], count: int) -> None:
+        free = cards(numa_nodes)
+        chosen = choose_cards(count, free)
+        self.assertLessEqual(set(chosen), set(free))
+        self.assertEqual(len(chosen), len(set(chosen)))
+        self.assertEqual(count if count <= len(free) else 0, len(chosen))
+
+    @given(nodes, st.integers(1, 12))
+    def test_one_node_and_the_fullest(
+        self, numa_nodes: list[int], count: int
+    ) -> None:
+        sizes = collections.Counter(numa_nodes)
+        fitting = [size for size in sizes.values() if size >= count]
+        chosen = {c.numa_node for c in choose_cards(count, cards(numa_nodes))}
+        if fitting:
+            (node,) = chosen
+            self.assertEqual(min(fitting), sizes[node])
+
+    @given(nodes, st.integers(1, 12))
+    def test_as_few_nodes_as_possible(
+        self, numa_nodes: list[int], count: int
+    ) -> None:
+        chosen = choose_cards(count, cards(numa_nodes))
+        sizes = sorted(collections.Counter(numa_nodes).values(), reverse=True)
+        fewest = next(
+            (
+                number
+                for number, sum_ in enumerate(itertools.accumulate(sizes), 1)
+                if sum_ >= count
+            ),
+            0,
+        )
+        self.assertEqual(fewest, len({c.numa_node for c in chosen}))
+
+    @given(nodes, st.integers(1, 12), st.randoms())
+    def test_order_of_the_free_does_not_matter(
+        self, numa_nodes: list[int], count: int, source: random.Random
+    ) -> None:
+        free = cards(numa_nodes)
+        shuffled = list(free)
+        source.shuffle(shuffled)
+        self.assertEqual(
+            choose_cards(count, free), choose_cards(count, shuffled)
+        )
+
+    def test_ties_go_to_the_lower_address(self) -> None:
+        free = cards([1, 0, 1, 0])
+        self.assertEqual((free[0],), choose_cards(1, free))
+        self.assertEqual((free[0], free[2]), choose_cards(2, free))
+
+    def test_large_sets_stay_whole(self) -> None:
+        # Two are left on node 0, four on node 1.
+        free = cards([0, 0, 1, 1, 1, 1])
+        self.assertEqual(tuple(free[:2]), choose_cards(2, free))
+        self.assertEqual(tuple(free[2:5]), choose_cards(3, free))
+
+
+class ChooseParentTest(testtools.TestCase):
+    """Where the next mediated device of a card is made."""
+
+    @given(parents, st.sets(st.integers(0, 20)))
+    def test_lowest_free_function(
+        self, found: list[PciAddress], positions: set[int]
+    ) -> None:
+        taken = [p for i, p in enumerate(found) if i in positions]
+        parent = choose_parent(found, taken)
+        free = sorted(set(found) - set(taken))
+        if len(found) == 1:
+            self.assertEqual(found[0], parent)
+        else:
+            self.assertEqual(free[0] if free else None, parent)
+
+    def test_card_that_holds_them_itself_takes_many(self) -> None:
+        own = PciAddress.parse('0000:3b:00.0')
+        self.assertEqual(own, choose_parent([own], [own, own]))
