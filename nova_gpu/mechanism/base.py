@@ -1,0 +1,135 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What every mechanism is.
+
+A mechanism is one way of handing GPUs out. Its deciding half
+(:class:`nova_gpu.model.inventory.Mechanism`) looks at a card and says what it
+gives; its doing half, here, makes a unit ready for a guest and takes it back.
+Others add theirs through the entry point ``nova_gpu.mechanism``.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Protocol
+
+from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.guest import GuestDevices, Hostdev
+from nova_gpu.model.inventory import Offer, Pool, Unit, Use
+from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.rule import Ruling
+
+
+class Effects(Protocol):
+    """Every change of the host; :mod:`nova_gpu.privsep` makes them real.
+
+    Each raises :class:`nova_gpu.exception.EffectFailed`.
+    """
+
+    def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
+        """Make a mediated device on the PCI function ``parent``."""
+
+    def remove_mdev(self, uuid: str) -> None:
+        """Remove a mediated device; one that isn't there is no error."""
+
+    def set_vgpu_params(self, uuid: str, params: str) -> None:
+        """Give a mediated device its plugin parameters."""
+
+
+class Mechanism(abc.ABC):
+    """Base of all mechanisms.
+
+    ``use`` is what rules call it, ``display`` and ``params`` whether its
+    units can show a screen and take plugin parameters.
+    """
+
+    name: str
+    use: str
+    display = False
+    params = False
+
+    @abc.abstractmethod
+    def recognizes(self, card: Card) -> bool:
+        """Whether the card's state, as it is, asks for this mechanism."""
+
+    @abc.abstractmethod
+    def refusal(self, card: Card) -> str | None:
+        """Why the card can't be handed out in this way, or None."""
+
+    @abc.abstractmethod
+    def pool_key(self, card: Card) -> str:
+        """Which pool the card belongs to."""
+
+    @abc.abstractmethod
+    def offers(
+        self, card: Card, ruling: Ruling, held: Sequence[Unit]
+    ) -> tuple[Offer, ...]:
+        """What the card gives while ``held`` of it is in use."""
+
+    @abc.abstractmethod
+    def choose(
+        self,
+        pool: Pool,
+        uses: Sequence[Use],
+        resource_class: str,
+        count: int,
+        held: Sequence[Unit],
+    ) -> tuple[Unit, ...]:
+        """Choose ``count`` units of a pool; changes nothing.
+
+        :param uses: the cards of the pool
+        :param held: all units of the pool in use
+        :raises nova_gpu.exception.NotEnoughUnits: with the reason
+        """
+
+    @abc.abstractmethod
+    def prepare(
+        self, unit: Unit, request: GpuRequest, effects: Effects
+    ) -> Unit:
+        """Make a chosen unit, and return it as it was made.
+
+        One effect at most: a call that fails has left nothing behind.
+        """
+
+    @abc.abstractmethod
+    def configure(
+        self, unit: Unit, request: GpuRequest, effects: Effects
+    ) -> None:
+        """Set what the flavor asks of a unit that is made.
+
+        If it fails, :meth:`clean` follows.
+        """
+
+    @abc.abstractmethod
+    def clean(self, unit: Unit, effects: Effects) -> None:
+        """Take a unit back; the undo of :meth:`prepare`, at any time."""
+
+    @abc.abstractmethod
+    def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
+        """The units of this mechanism that a guest's XML holds.
+
+        Only what we gave it: what others made for the guest is theirs.
+        """
+
+    @abc.abstractmethod
+    def leaked(
+        self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
+    ) -> list[Unit]:
+        """Units that we once made and that no guest holds."""
+
+    @abc.abstractmethod
+    def hostdevs(
+        self, units: Sequence[Unit], request: GpuRequest
+    ) -> list[Hostdev]:
+        """The guest devices of ``units``, which are all of one guest."""

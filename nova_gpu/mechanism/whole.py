@@ -1,0 +1,143 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Whole cards, passed through by VFIO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nova_gpu import exception
+from nova_gpu.mechanism.base import Effects, Mechanism
+from nova_gpu.model.choice import choose_cards
+from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.guest import GuestDevices, Hostdev
+from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
+from nova_gpu.model.profile import token
+from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.rule import Ruling
+
+VFIO = 'vfio-pci'
+
+
+class WholeCard(Mechanism):
+    """A card goes to one guest, with the other functions of its slot."""
+
+    name = 'whole'
+    use = 'passthrough'
+
+    def recognizes(self, card: Card) -> bool:
+        return card.driver in (None, VFIO)
+
+    def refusal(self, card: Card) -> str | None:
+        if card.boot_vga:
+            return "serves the host's console (boot VGA)"
+        if card.driver not in (None, VFIO):
+            return f'bound to {card.driver}: bind it to {VFIO}'
+        if card.iommu_group is None:
+            return (
+                "has no IOMMU group: turn on the IOMMU in the firmware and "
+                "on the kernel's command line"
+            )
+        if card.strangers:
+            names = ', '.join(str(other) for other in card.strangers)
+            return f'shares IOMMU group {card.iommu_group} with {names}'
+        return None
+
+    def pool_key(self, card: Card) -> str:
+        return token(card.model).lower()
+
+    def offers(
+        self, card: Card, ruling: Ruling, held: Sequence[Unit]
+    ) -> tuple[Offer, ...]:
+        name = ruling.resource_class or card_class(card)
+        used = 1 if held else 0
+        return (Offer(name, total=1, used=used, free=1 - used),)
+
+    def choose(
+        self,
+        pool: Pool,
+        uses: Sequence[Use],
+        resource_class: str,
+        count: int,
+        held: Sequence[Unit],
+    ) -> tuple[Unit, ...]:
+        taken = {unit.card for unit in held}
+        free = [
+            use.card
+            for use in uses
+            if use.card.address not in taken
+            and use.offers[0].free
+            and use.offers[0].resource_class == resource_class
+        ]
+        chosen = choose_cards(count, free)
+        if not chosen:
+            raise exception.NotEnoughUnits(
+                pool.key,
+                resource_class,
+                count,
+                f'{len(free)} of its {len(uses)} cards are free',
+            )
+        return tuple(self._unit(card, resource_class) for card in chosen)
+
+    def _unit(self, card: Card, resource_class: str) -> Unit:
+        return Unit(
+            mechanism=self.name,
+            pool=self.pool_key(card),
+            resource_class=resource_class,
+            card=card.address,
+            device=str(card.address),
+            functions=card.functions,
+        )
+
+    def prepare(
+        self, unit: Unit, request: GpuRequest, effects: Effects
+    ) -> Unit:
+        """Nothing to do: libvirt binds managed devices itself."""
+        return unit
+
+    def configure(
+        self, unit: Unit, request: GpuRequest, effects: Effects
+    ) -> None:
+        """Nothing to do: the card is the guest's, settings included."""
+
+    def clean(self, unit: Unit, effects: Effects) -> None:
+        """Nothing to do: libvirt gives managed devices back itself."""
+
+    def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
+        return [
+            self._unit(
+                use.card,
+                use.ruling.resource_class or card_class(use.card),
+            )
+            for use in uses
+            if use.card.address in guest.functions
+        ]
+
+    def leaked(
+        self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
+    ) -> list[Unit]:
+        return []
+
+    def hostdevs(
+        self, units: Sequence[Unit], request: GpuRequest
+    ) -> list[Hostdev]:
+        devices = []
+        slot = 0
+        for unit in sorted(units, key=lambda u: u.card):
+            together = len(unit.functions) > 1
+            devices += [
+                Hostdev(function=function, slot=slot if together else None)
+                for function in sorted(unit.functions)
+            ]
+            slot += together
+        return devices
