@@ -1,0 +1,257 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A cloud in one process, with GPU hosts.
+
+The one file that imports ``nova.tests``, which is private to Nova. Nova's
+API, conductor, scheduler and computes are real, and so is Placement; libvirt
+is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import types
+from typing import Any
+
+import fixtures
+from lxml import etree
+from nova.tests.fixtures import libvirt as fakelibvirt
+from nova.tests.functional.api import client
+from nova.tests.functional.libvirt import base as nova_base
+
+from nova_gpu import conf as gpu_conf
+from nova_gpu.mechanism.base import Effects
+from nova_gpu.model.guest import GuestDevices, parse_guest
+from nova_gpu.virt.driver import CONF, GpuLibvirtDriver
+from tests.fixtures.sysfs import FakeSysfs
+
+#: What the API client raises; tests take it from here.
+ApiError = client.OpenStackApiException
+
+#: The hosts of this process by their root, for the driver to find.
+HOSTS: dict[str, FakeSysfs] = {}
+
+
+class FakeHostGpuLibvirtDriver(GpuLibvirtDriver):
+    """Our driver on a host whose kernel is a FakeSysfs."""
+
+    def _gpu_effects(self) -> Effects:
+        return HOSTS[CONF.gpu.host_root]
+
+
+# Nova loads drivers from below nova.virt, under whatever name is there.
+_module = types.ModuleType('nova.virt.fake_gpu')
+_module.FakeHostGpuLibvirtDriver = FakeHostGpuLibvirtDriver  # type: ignore[attr-defined]
+sys.modules[_module.__name__] = _module
+
+
+class GpuServersTest(nova_base.ServersTestBase):
+    """Base of the functional tests: start GPU hosts, boot servers."""
+
+    ADMIN_API = True
+    microversion = 'latest'
+    REQUIRES_LOCKING = True
+    NUMA_NODES = 2
+
+    def setUp(self) -> None:
+        gpu_conf.register_opts(CONF)
+        self.flags(
+            available_filters=[
+                'nova.scheduler.filters.all_filters',
+                'nova_gpu.scheduler.filter.GpuFilter',
+            ],
+            weight_classes=[
+                'nova.scheduler.weights.all_weighers',
+                'nova_gpu.scheduler.weigher.GpuWeigher',
+                'nova_gpu.scheduler.weigher.GpuAvoidWeigher',
+            ],
+            group='filter_scheduler',
+        )
+        self.flags(instances=-1, cores=-1, ram=-1, group='quota')
+        super().setUp()
+        self.hosts: dict[str, FakeSysfs] = {}
+        #: Every domain definition that libvirt was given, by domain name.
+        self.defined: dict[str, str] = {}
+        self._record_definitions()
+        # Moving disks is not ours to test; Nova's own tests do the same.
+        self.useFixture(
+            fixtures.MockPatch(
+                'nova.virt.libvirt.driver.LibvirtDriver'
+                '.migrate_disk_and_power_off',
+                return_value='{}',
+            )
+        )
+
+    ADDITIONAL_FILTERS = ['GpuFilter']
+
+    def _setup_compute_service(self) -> None:
+        self.flags(compute_driver='fake_gpu.FakeHostGpuLibvirtDriver')
+
+    def _record_definitions(self) -> None:
+        # The fake libvirt drops what it doesn't know from the XML that it
+        # gives back (display, guest addresses): keep what it was given.
+        define = fakelibvirt.Connection.defineXML
+
+        def recording(connection: Any, xml: str) -> Any:
+            name = etree.fromstring(xml).findtext('name')
+            self.defined[name] = xml
+            return define(connection, xml)
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova.tests.fixtures.libvirt.Connection.defineXML', recording
+            )
+        )
+
+    # Hosts.
+
+    def new_host(self, name: str) -> FakeSysfs:
+        """An empty FakeSysfs that a compute of that name will have."""
+        root = self.useFixture(fixtures.TempDir()).path
+        fake = FakeSysfs(root)
+        HOSTS[root] = self.hosts[name] = fake
+        self.addCleanup(HOSTS.pop, root)
+        return fake
+
+    def start_gpu_compute(self, name: str, **kwargs: Any) -> Any:
+        """Start nova-compute on the host made by :meth:`new_host`."""
+        self._use_host(name)
+        if 'host_info' not in kwargs and 'connection' not in kwargs:
+            kwargs['host_info'] = fakelibvirt.HostInfo(
+                cpu_nodes=self.NUMA_NODES, cpu_sockets=1, cpu_cores=3,
+                cpu_threads=2, kB_mem=256 * 1024 * 1024,
+            )  # fmt: skip
+        self.start_compute(hostname=name, **kwargs)
+        return self.computes[name]
+
+    def restart_gpu_compute(self, name: str) -> Any:
+        """Stop nova-compute and start it again; the guests run on."""
+        self._use_host(name)
+        return self.restart_compute_service(name)
+
+    def _use_host(self, name: str) -> None:
+        self.flags(host_root=str(self.hosts[name].root), group='gpu')
+
+    # Flavors and servers.
+
+    def gpu_flavor(self, vcpu: int = 1, **extra_specs: str) -> str:
+        """A small flavor; ``resources__X`` stands for ``resources:X``."""
+        specs = {k.replace('__', ':'): v for k, v in extra_specs.items()}
+        return self._create_flavor(
+            vcpu=vcpu, memory_mb=512, disk=1, extra_spec=specs
+        )
+
+    def boot(self, flavor: str, state: str = 'ACTIVE', **kwargs: Any) -> Any:
+        """Boot a server and wait until it has the state."""
+        return self._create_server(
+            flavor_id=flavor, networks='none', expected_state=state, **kwargs
+        )
+
+    def boot_many(self, flavor: str, count: int) -> list[Any]:
+        """Boot ``count`` servers in one request; any state may come of it."""
+        body = self._build_server(flavor_id=flavor, networks='none')
+        body['min_count'] = body['max_count'] = count
+        self.api.post_server({'server': body})
+        servers = [
+            server
+            for server in self.api.get_servers()
+            if server['name'].startswith(body['name'])
+        ]
+        return [self.wait_until_built(server['id']) for server in servers]
+
+    def wait_until_built(self, server_id: str) -> Any:
+        """The server when it is no longer in BUILD, whatever it is then."""
+        for _ in range(600):
+            server = self.api.get_server(server_id)
+            if server['status'] != 'BUILD':
+                return server
+            time.sleep(0.1)
+        raise AssertionError(f'server {server_id} is still in BUILD')
+
+    # What came of it.
+
+    def guest_devices(self, server: Any) -> GuestDevices:
+        """The host devices in the server's domain, as libvirt has it."""
+        xml = self.domain_xml(server)
+        return parse_guest(xml, server['name'])
+
+    def domain_xml(self, server: Any) -> str:
+        """The server's domain XML as libvirt gives it back."""
+        host = server['OS-EXT-SRV-ATTR:host']
+        connection = self.computes[host].driver._host.get_connection()
+        return connection.lookupByUUIDString(server['id']).XMLDesc(0)
+
+    def hostdevs(self, server: Any) -> list[str]:
+        """The ``<hostdev>`` elements that libvirt was given, as text."""
+        xml = self.defined[server['OS-EXT-SRV-ATTR:instance_name']]
+        return [
+            etree.tostring(element, pretty_print=True).decode()
+            for element in etree.fromstring(xml).iterfind('devices/hostdev')
+        ]
+
+    def providers_of(self, host: str) -> dict[str, dict[str, Any]]:
+        """The host's GPU inventories by provider name and class."""
+        root = self.compute_rp_uuids[host]
+        found = self.placement.get(
+            f'/resource_providers?in_tree={root}', version='1.36'
+        ).body['resource_providers']
+        return {
+            provider['name']: self.placement.get(
+                f'/resource_providers/{provider["uuid"]}/inventories'
+            ).body['inventories']
+            for provider in found
+            if provider['uuid'] != root
+        }
+
+    def usages_of(self, host: str) -> dict[str, int]:
+        """What of each GPU class is allocated on the host."""
+        root = self.compute_rp_uuids[host]
+        found = self.placement.get(
+            f'/resource_providers?in_tree={root}', version='1.36'
+        ).body['resource_providers']
+        used: dict[str, int] = {}
+        for provider in found:
+            if provider['uuid'] == root:
+                continue
+            usages = self._get_provider_usages(provider['uuid'])
+            for name, count in usages.items():
+                used[name] = used.get(name, 0) + count
+        return used
+
+    def nonzero_usages(self, host: str) -> dict[str, int]:
+        """What is allocated, without the classes of which nothing is."""
+        return {k: v for k, v in self.usages_of(host).items() if v}
+
+    def assert_xml_equal(self, expected: str, actual: str) -> None:
+        """Compare two documents as XML: white space doesn't count."""
+
+        def canonical(text: str) -> str:
+            parser = etree.XMLParser(remove_blank_text=True)
+            return etree.tostring(
+                etree.fromstring(text, parser), method='c14n'
+            ).decode()
+
+        self.assertEqual(canonical(expected), canonical(actual))
+
+    def assert_no_device_twice(self) -> None:
+        """No two guests hold one device: the fake libvirt doesn't check."""
+        owners: dict[object, str] = {}
+        for compute in self.computes.values():
+            connection = compute.driver._host.get_connection()
+            for domain in connection.listAllDomains(0):
+                guest = parse_guest(domain.XMLDesc(0), domain.name())
+                for device in (*guest.functions, *guest.mdevs):
+                    key = (compute.host, device)
+                    self.assertNotIn(key, owners, f'{device} given twice')
+                    owners[key] = guest.name
