@@ -1,0 +1,125 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Allocation candidates of one host: which can work, and which are best.
+
+A candidate is what Placement's API calls an allocation request, as a dict;
+Nova claims a host's first.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nova_gpu.model.request import GpuRequest
+from nova_gpu.scheduler.maps import HostGpus
+
+Candidate = dict[str, Any]
+
+
+def lacks(
+    candidate: Candidate,
+    gpus: HostGpus,
+    wanted: frozenset[str],
+    request: GpuRequest,
+) -> str | None:
+    """Which extra spec none of the candidate's GPUs can serve, if any.
+
+    A provider with a wanted class that the map doesn't know is newer than
+    the map, and gets the benefit of the doubt.
+    """
+    pools = []
+    for provider, allocation in candidate['allocations'].items():
+        pool = gpus.providers.get(provider)
+        if pool is not None:
+            pools.append(pool)
+        elif not wanted.isdisjoint(allocation['resources']):
+            return None
+    if request.display and not any(pool.display for pool in pools):
+        return 'gpu:display=on'
+    if request.vgpu_params and not any(pool.params for pool in pools):
+        return 'gpu:vgpu_params'
+    return None
+
+
+def order(
+    candidates: Sequence[Candidate],
+    gpus: HostGpus,
+    placed: int = 0,
+    current: bool = True,
+) -> list[Candidate]:
+    """The candidates, best first.
+
+    :param placed: how many servers of the same request have been put on the
+        host before. Each took the first candidate of its time; neither the
+        map nor Placement's answer, both older, show it. Without this the
+        third of four servers would be sent to a card that the first two have
+        filled, and all four refused.
+    :param current: whether the map shows all that the host's instances hold
+    """
+    promised: collections.Counter[tuple[str, str]] = collections.Counter()
+
+    def cost(candidate: Candidate) -> tuple[int, bool, float, str]:
+        return _cost(candidate, gpus, promised, current)
+
+    for _ in range(placed):
+        promised.update(_amounts(min(candidates, key=cost)))
+    return sorted(candidates, key=cost)
+
+
+def _amounts(candidate: Candidate) -> dict[tuple[str, str], int]:
+    return {
+        (provider, name): amount
+        for provider, allocation in candidate['allocations'].items()
+        for name, amount in allocation['resources'].items()
+    }
+
+
+def _cost(
+    candidate: Candidate,
+    gpus: HostGpus,
+    promised: Mapping[tuple[str, str], int],
+    current: bool,
+) -> tuple[int, bool, float, str]:
+    """How late a candidate comes.
+
+    Last are cards that hold another profile (Placement may not know it yet)
+    or that this request itself has filled. If the map is old, cards of which
+    this request has had nothing come before those of which it has: Placement
+    has found room for one server there, and not for two. Then the fullest
+    comes first. Empty cards are ordered by a hash of profile and card, so
+    that requests for different profiles that come at once go to different
+    cards.
+    """
+    misfits = 0
+    unsure = False
+    left = 0.0
+    cards = []
+    for (provider, name), amount in _amounts(candidate).items():
+        pool = gpus.providers.get(provider)
+        if pool is None:
+            continue
+        taken = promised.get((provider, name), 0)
+        if pool.active not in (None, name):
+            misfits += 1
+        elif taken:
+            misfits += taken + amount > pool.room(name)
+            unsure = unsure or not current
+        total = max(1, pool.totals.get(name, 0))
+        left += 1.0 - min(1.0, (pool.used + taken) / total)
+        cards.append(f'{provider} {name}')
+    text = ','.join(sorted(cards))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return misfits, unsure, round(left, 6), digest

@@ -1,0 +1,112 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Hosts that can serve a GPU request, and the best of their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from nova.scheduler import filters, utils
+from oslo_log import log as logging
+
+from nova_gpu import exception
+from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.scheduler import candidates
+from nova_gpu.scheduler.maps import CACHE, HostGpus
+
+LOG = logging.getLogger(__name__)
+
+
+class GpuFilter(filters.BaseHostFilter):
+    """Refuses hosts whose GPUs can't serve the flavor; orders the rest.
+
+    Placement has counted already. This filter looks at what it can't know,
+    and only at what can't have changed since the host reported: the map may
+    be a minute old, and a wrong refusal costs a customer where a wrong pass
+    costs a second attempt.
+    """
+
+    RUN_ON_REBUILD = False
+
+    def filter_all(
+        self, filter_obj_list: Iterable[Any], spec_obj: Any
+    ) -> Iterable[Any]:
+        """Like Nova's own, but reads the flavor once and not once a host."""
+        flavor = spec_obj.flavor
+        extra_specs = flavor.extra_specs
+        wanted = gpu_classes(extra_specs)
+        if not _concerns_us(wanted, extra_specs):
+            return filter_obj_list
+        if utils.request_is_rebuild(spec_obj):
+            return filter_obj_list
+        try:
+            request = GpuRequest.parse(extra_specs)
+        except exception.InvalidExtraSpec as exc:
+            LOG.warning('Flavor %s is refused: %s', flavor.name, exc)
+            return ()
+        if not wanted:
+            LOG.warning(
+                'Flavor %s is refused: it has gpu: extra specs, but no '
+                'resources: extra spec asks for a GPU',
+                flavor.name,
+            )
+            return ()
+        found = list(filter_obj_list)
+        return [
+            host
+            for host, gpus in zip(found, CACHE.get(found), strict=True)
+            # Other hosts pass: Placement may know of GPUs newer than the map.
+            if gpus.classes.isdisjoint(wanted)
+            or _serves(host, gpus, wanted, request)
+        ]
+
+    def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
+        """Whether the host can serve the request."""
+        return bool(self.filter_all([host_state], spec_obj))
+
+
+def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
+    return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
+
+
+def _serves(
+    host_state: Any,
+    gpus: HostGpus,
+    wanted: frozenset[str],
+    request: GpuRequest,
+) -> bool:
+    found = host_state.allocation_candidates
+    if not found:
+        return True
+    if request.display or request.vgpu_params:
+        lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
+        able = [c for c, key in zip(found, lacking, strict=True) if not key]
+        if not able:
+            LOG.debug(
+                'Host %s is refused: %s needs a vGPU, and the GPUs that it '
+                'would give are whole cards',
+                host_state.host,
+                lacking[0],
+            )
+            return False
+        host_state.allocation_candidates = found = able
+    if len(found) > 1:
+        reported = int(host_state.stats.get('num_instances') or 0)
+        host_state.allocation_candidates = candidates.order(
+            found,
+            gpus,
+            placed=host_state.num_instances - reported,
+            current=gpus.instances in (None, reported),
+        )
+    return True

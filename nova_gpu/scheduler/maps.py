@@ -1,0 +1,128 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The GPUs of hosts as their compute nodes report them.
+
+Ten thousand hosts pass by at each request, and a host's map changes when one
+of its units changes hands: each map is parsed once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from oslo_log import log as logging
+
+from nova_gpu import exception
+from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
+
+LOG = logging.getLogger(__name__)
+
+#: A host that no request has asked for in this time may be gone for ever.
+KEEP_SECONDS = 3600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostGpus:
+    """What is asked of a host's map at every request, worked out."""
+
+    classes: frozenset[str]
+    fullness: float
+    instances: int | None
+    providers: dict[str, PoolState]
+
+
+_NO_STATS: dict[str, str] = {}
+NONE = HostGpus(frozenset(), 0.0, None, {})
+
+
+class MapCache:
+    """Parsed maps by compute node.
+
+    The text itself tells whether a map has changed: comparing it costs less
+    than anything else, and the time of a node's update only has seconds. Maps
+    are in two generations, of which the old one is dropped when a new one
+    begins: a host asked for in between has moved on by then.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._began = self._clock()
+        self._young: dict[str, tuple[str, HostGpus]] = {}
+        self._old: dict[str, tuple[str, HostGpus]] = {}
+
+    def __len__(self) -> int:
+        return len(self._young.keys() | self._old.keys())
+
+    def get(self, host_states: Iterable[Any]) -> list[HostGpus]:
+        """The GPUs of each host; :data:`NONE` of one that reports none.
+
+        A map that can't be read counts as none, and is logged when it
+        appears: the host may be of another release.
+        """
+        now = self._clock()
+        if now - self._began > KEEP_SECONDS:
+            self._began = now
+            self._young, self._old = {}, self._young
+        young = self._young
+        found = []
+        for host_state in host_states:
+            # A host that has never reported has no stats at all.
+            text = getattr(host_state, 'stats', _NO_STATS).get(STATS_KEY)
+            if not text:
+                found.append(NONE)
+                continue
+            known = young.get(host_state.uuid)
+            if known is None or known[0] != text:
+                known = self._renew(host_state, text)
+            found.append(known[1])
+        return found
+
+    def _renew(self, host_state: Any, text: str) -> tuple[str, HostGpus]:
+        known = self._old.get(host_state.uuid)
+        if known is None or known[0] != text:
+            known = text, _gpus(host_state, text)
+        self._young[host_state.uuid] = known
+        return known
+
+
+def _gpus(host_state: Any, text: str) -> HostGpus:
+    try:
+        found, classes, fullness = _load(text)
+    except exception.InvalidHostMap as exc:
+        LOG.warning('Ignoring the GPUs of host %s: %s', host_state.host, exc)
+        return NONE
+    return HostGpus(
+        classes,
+        fullness,
+        found.instances,
+        found.by_provider(host_state.uuid),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _load(text: str) -> tuple[HostMap, frozenset[str], float]:
+    """One map for all the hosts that are alike, which most of them are."""
+    found = HostMap.load(text)
+    return found, found.classes, found.fullness
+
+
+#: Shared by the filter and the weighers of a scheduler process.
+CACHE = MapCache()

@@ -1,0 +1,109 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Fuller GPU hosts first for who wants GPUs, last for who doesn't."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from typing import Any
+
+import nova.conf
+from nova.scheduler import utils, weights
+
+from nova_gpu import conf
+from nova_gpu.model.request import gpu_classes
+from nova_gpu.scheduler.maps import CACHE, HostGpus
+
+CONF = nova.conf.CONF
+
+
+class _Weigher(weights.BaseHostWeigher):
+    """What both have in common; ``option`` is that of the multiplier.
+
+    The flavor and the option are read once a request and not once a host,
+    of which there may be ten thousand.
+    """
+
+    option: str
+    # Weights are taken as they are: 0 is a host that doesn't matter to the
+    # weigher, and stays 0 whatever the multipliers of other hosts are.
+    minval = 0.0
+    maxval = 1.0
+
+    def __init__(self) -> None:
+        conf.register_opts(CONF)
+        self._key = f'gpu_{self.option}'
+        self._multiplier = self._configured()
+
+    def _configured(self) -> float:
+        return float(CONF.gpu[self.option])
+
+    def weight_multiplier(self, host_state: Any) -> float:
+        """The option, or what the host's aggregates say."""
+        return float(
+            utils.get_weight_multiplier(
+                host_state, self._key, self._multiplier
+            )
+        )
+
+    def weigh_objects(
+        self, weighed_obj_list: Iterable[Any], weight_properties: Any
+    ) -> list[float]:
+        self._multiplier = self._configured()
+        wanted = gpu_classes(weight_properties.flavor.extra_specs)
+        gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
+        return self._weights(gpus, wanted)
+
+    def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
+        wanted = gpu_classes(weight_properties.flavor.extra_specs)
+        return self._weights(CACHE.get([obj]), wanted)[0]
+
+    @abc.abstractmethod
+    def _weights(
+        self, hosts: list[HostGpus], wanted: frozenset[str]
+    ) -> list[float]:
+        """The hosts' weights; ``wanted`` are the request's classes."""
+
+
+class GpuWeigher(_Weigher):
+    """Packs: a request for GPUs goes where most of them are in use.
+
+    Hosts with many free cards stay whole for the requests that need many.
+    """
+
+    option = 'pack_weight_multiplier'
+
+    def _weights(
+        self, hosts: list[HostGpus], wanted: frozenset[str]
+    ) -> list[float]:
+        if not wanted:
+            return [0.0] * len(hosts)
+        return [
+            0.0 if gpus.classes.isdisjoint(wanted) else gpus.fullness
+            for gpus in hosts
+        ]
+
+
+class GpuAvoidWeigher(_Weigher):
+    """Keeps servers off the hosts that have GPUs, but not those they want."""
+
+    option = 'avoid_weight_multiplier'
+
+    def _weights(
+        self, hosts: list[HostGpus], wanted: frozenset[str]
+    ) -> list[float]:
+        return [
+            -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
+            for gpus in hosts
+        ]

@@ -1,0 +1,157 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The weighers under Nova's own weight handler."""
+
+from __future__ import annotations
+
+import fixtures
+import nova.conf
+import testtools
+from nova import objects
+from nova.scheduler import weights as nova_weights
+from oslo_config import fixture as config_fixture
+
+from nova_gpu.scheduler.weigher import GpuAvoidWeigher, GpuWeigher
+from tests.fixtures import hosts
+from tests.fixtures.scheduler import (
+    host_state,
+    host_tracker,
+    map_text,
+    request_spec,
+    run_weighers,
+    take,
+)
+from tests.fixtures.sysfs import FakeSysfs
+
+A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
+POOL = 'nvidia_a100_sxm4_40gb'
+T4_8Q = 'CUSTOM_VGPU_NVIDIA_T4_8Q'
+
+
+class WeigherTest(testtools.TestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.config = self.useFixture(
+            config_fixture.Config(nova.conf.CONF)
+        ).config
+        # Options are registered by the weighers themselves.
+        self.weighers = [GpuWeigher(), GpuAvoidWeigher()]
+
+    def fake(self) -> FakeSysfs:
+        return FakeSysfs(self.useFixture(fixtures.TempDir()).path)
+
+    def a100_map(self, used: int, *rules: str) -> str:
+        tracker = host_tracker(hosts.a100_board(self.fake()), *rules)
+        if used:
+            (name,) = tracker.view().pools[0].inventories
+            take(tracker, POOL, name, used)
+        return map_text(tracker)
+
+    def states(self, rule: str = '{"use": "passthrough"}') -> list[object]:
+        """Hosts without GPUs, with free, with some and with most in use."""
+        return [
+            host_state('plain'),
+            host_state('free', self.a100_map(0, rule)),
+            host_state('some', self.a100_map(2, rule)),
+            host_state('most', self.a100_map(6, rule)),
+        ]
+
+    def weigh(
+        self, states: list[object], **extra_specs: str
+    ) -> dict[str, float]:
+        specs = {k.replace('__', ':'): v for k, v in extra_specs.items()}
+        return run_weighers(self.weighers, states, request_spec(specs))
+
+    def test_nova_finds_both_by_their_paths(self) -> None:
+        module = 'nova_gpu.scheduler.weigher'
+        found = nova_weights.HostWeightHandler().get_matching_classes(
+            [f'{module}.GpuWeigher', f'{module}.GpuAvoidWeigher']
+        )
+        self.assertEqual([GpuWeigher, GpuAvoidWeigher], found)
+
+    def test_requests_for_gpus_go_to_the_fullest_host(self) -> None:
+        weights = self.weigh(self.states(), **{f'resources__{A100}': '1'})
+        self.assertEqual(['most', 'some'], list(weights)[:2])
+        self.assertEqual(weights['free'], weights['plain'])
+        self.assertEqual(50.0, weights['most'] - weights['some'])
+
+    def test_requests_without_gpus_keep_off_gpu_hosts(self) -> None:
+        weights = self.weigh(self.states(), hw__cpu_policy='dedicated')
+        self.assertEqual('plain', next(iter(weights)))
+        self.assertEqual(
+            {100.0}, {weights['plain'] - weights[n] for n in ('free', 'most')}
+        )
+
+    def test_full_vgpu_hosts_count_in_units_of_their_profile(self) -> None:
+        trackers = [host_tracker(hosts.four_t4(self.fake())) for _ in range(2)]
+        for card in ('0000_3b_00_0', '0000_5e_00_0'):
+            take(trackers[1], card, T4_8Q, 2)
+        states = [
+            host_state(name, map_text(tracker))
+            for name, tracker in zip(('empty', 'half'), trackers, strict=True)
+        ]
+        weights = self.weigh(states, **{f'resources__{T4_8Q}': '1'})
+        self.assertEqual(['half', 'empty'], list(weights))
+        self.assertEqual(50.0, weights['half'] - weights['empty'])
+
+    def test_other_gpus_than_the_wanted_keep_the_host_off(self) -> None:
+        tracker = host_tracker(hosts.four_t4(self.fake()))
+        take(tracker, '0000_3b_00_0', T4_8Q, 2)
+        states = [
+            host_state('t4', map_text(tracker)),
+            host_state('a100', self.a100_map(1)),
+        ]
+        weights = self.weigh(states, **{f'resources__{A100}': '1'})
+        self.assertEqual(112.5, weights['a100'] - weights['t4'])
+
+    def test_classes_that_a_rule_names(self) -> None:
+        for name in ('VGPU', 'PGPU', 'CUSTOM_GPU_GOLD'):
+            states = self.states(f'{{"resource_class": "{name}"}}')
+            for key in ('resources', 'resources1', 'resources_GPU'):
+                weights = self.weigh(states, **{f'{key}__{name}': '1'})
+                self.assertEqual(['most', 'some'], list(weights)[:2])
+
+    def test_multipliers(self) -> None:
+        self.config(
+            group='gpu', pack_weight_multiplier=-2.0,
+            avoid_weight_multiplier=0.0,
+        )  # fmt: skip
+        weights = self.weigh(self.states(), **{f'resources__{A100}': '1'})
+        self.assertEqual(-1.5, weights['most'] - weights['free'])
+        weights = self.weigh(self.states())
+        self.assertEqual({0.0}, set(weights.values()))
+
+    def test_metadata_of_an_aggregate_override_the_multipliers(self) -> None:
+        metadata = {
+            'gpu_pack_weight_multiplier': '8',
+            'gpu_avoid_weight_multiplier': '7',
+        }
+        aggregate = objects.Aggregate(metadata=metadata)
+        text = self.a100_map(4)
+        states = [
+            host_state('plain'),
+            host_state('gpus', text),
+            host_state('own', text, aggregates=[aggregate]),
+        ]
+        weights = self.weigh(states, **{f'resources__{A100}': '1'})
+        # Both are half full.
+        self.assertEqual({'gpus': 50.0, 'own': 4.0, 'plain': 0.0}, weights)
+        weights = self.weigh(states)
+        self.assertEqual({'plain': 0.0, 'own': -7.0, 'gpus': -100.0}, weights)
+
+    def test_one_host_alone_is_weighed_as_among_others(self) -> None:
+        (state,) = self.states()[3:]
+        spec = request_spec({f'resources:{A100}': '1'})
+        pack, avoid = self.weighers
+        self.assertEqual(0.75, pack._weigh_object(state, spec))
+        self.assertEqual(-1.0, avoid._weigh_object(state, request_spec({})))
