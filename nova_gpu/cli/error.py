@@ -1,0 +1,50 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The errors of the command line; cliff prints each as one line.
+
+::
+
+    GpuError
+    ├── UnusableRoot       a directory that holds no host
+    ├── UnusableSettings   a configuration file that can't be read
+    └── NothingToPreview   a card or profile that no guest would get
+"""
+
+from __future__ import annotations
+
+from nova_gpu import exception
+
+
+class UnusableRoot(exception.GpuError):
+    """``path`` isn't there, or can't be read, below the host's root."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f'{path}: {reason} (the root of a host holds sys/bus/pci/devices)'
+        )
+
+
+class UnusableSettings(exception.GpuError):
+    """A configuration file that oslo.config refuses."""
+
+
+class NothingToPreview(exception.GpuError):
+    """``what`` can't be in a guest's XML on this host."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f'{what}: {reason}')

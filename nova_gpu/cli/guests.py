@@ -1,0 +1,70 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The guests of the host, and a word on those that can't be read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from nova_gpu.host import GUESTS, read_guests
+from nova_gpu.model.guest import GuestDevices
+from nova_gpu.sysfs.tree import Tree
+
+LOG = logging.getLogger('nova_gpu.cli')
+
+
+def told_guests(tree: Tree) -> tuple[GuestDevices, ...]:
+    """The guests that can be read, with one line for all that can't."""
+    before = len(tree.warnings)
+    guests = read_guests(tree)
+    denied = tuple(_denied(tree))
+    for warning in tree.warnings[before:]:
+        if not warning.startswith(tuple(f'{path}: ' for path in denied)):
+            LOG.warning(warning)
+    if denied:
+        LOG.warning(
+            '%s: permission denied%s; run as root to see which instance '
+            'holds a card',
+            denied[0],
+            f' (and {len(denied) - 1} more)' if denied[1:] else '',
+        )
+    for guest in guests:
+        if not guest.readable:
+            LOG.warning(
+                'The XML of guest %s does not parse: all that looks like a '
+                'device in it counts as held',
+                guest.name,
+            )
+    return guests
+
+
+def _denied(tree: Tree) -> Iterator[str]:
+    """Guests' files that only another user may read."""
+    for folder in GUESTS:
+        path = tree.path(folder)
+        try:
+            names = sorted(os.listdir(path))
+        except PermissionError:
+            yield path
+            continue
+        except OSError:
+            continue
+        for name in names:
+            file = f'{path}/{name}'
+            if name.endswith('.xml') and not os.access(
+                file, os.R_OK, effective_ids=True
+            ):
+                yield file

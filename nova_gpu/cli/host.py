@@ -1,0 +1,156 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""``nova-gpu host show``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cliff import lister
+
+from nova_gpu.cli import survey
+from nova_gpu.model.inventory import Offer, Use
+
+LOG = logging.getLogger('nova_gpu.cli')
+
+COLUMNS = (
+    'Address',
+    'Name',
+    'NUMA Node',
+    'IOMMU Group',
+    'Driver',
+    'Use',
+    'Pool',
+    'Profiles',
+    'Instances',
+    'Reason',
+)
+#: Formats that carry lists and objects; the others get text.
+STRUCTURED = ('json', 'yaml')
+#: A cell of a table takes more lines above this.
+TABLE_WIDTH = 52
+
+
+class HostShow(lister.Lister):
+    """Show this host's cards: use, units, instances, or why not used.
+
+    One row a card. Profiles are the vGPU types that it takes, or the
+    resource class of a whole card, each with the free and all units; those
+    that are closed while the card holds another profile are only counted.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        survey.add_arguments(parser)
+        return parser
+
+    def get_epilog(self) -> str:
+        # Cliff's reads the file list of every installed distribution.
+        return ''
+
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        found = survey.survey(parsed_args)
+        _note(found)
+        rows = [
+            _row(use, found.holders.get(use.card.address, ()))
+            for use in found.uses
+        ]
+        form = parsed_args.formatter
+        if form in STRUCTURED:
+            return COLUMNS, rows
+        width = TABLE_WIDTH if form == 'table' else sys.maxsize
+        missing = '' if form == 'csv' else '-'
+        return COLUMNS, [
+            [_text(value, width, missing) for value in row] for row in rows
+        ]
+
+
+def _note(found: survey.Survey) -> None:
+    """Say what there is apart from cards, or that there are none."""
+    switches = found.snapshot.switches
+    if switches:
+        LOG.info(
+            '%d NVSwitch%s, not handed out: %s',
+            len(switches),
+            'es' if switches[1:] else '',
+            ', '.join(str(switch.address) for switch in switches),
+        )
+    if not found.uses:
+        LOG.info('no GPU found below %s', found.root)
+
+
+def _row(use: Use, holders: Sequence[str]) -> list[Any]:
+    card = use.card
+    return [
+        str(card.address),
+        card.name,
+        card.numa_node,
+        card.iommu_group,
+        card.driver,
+        use.mechanism,
+        use.pool,
+        [_profile(offer) for offer in use.offers],
+        list(holders),
+        use.reason,
+    ]
+
+
+def _profile(offer: Offer) -> dict[str, Any]:
+    return {
+        'profile': offer.name,
+        'type': offer.type_id,
+        'resource_class': offer.resource_class,
+        'total': offer.total,
+        'used': offer.used,
+        'free': offer.free,
+    }
+
+
+def _text(value: Any, width: int, missing: str) -> Any:
+    """A cell as text; numbers stay, so that they are told from text."""
+    if value is None or value == []:
+        return missing
+    if isinstance(value, str):
+        return _fill(value.split(), ' ', width)
+    if not isinstance(value, list):
+        return value
+    if isinstance(value[0], str):
+        return _fill(value, ', ', width)
+    shown = [p for p in value if p['used'] or p['free']] or value
+    parts = [
+        f'{p["profile"] or p["resource_class"]} {p["free"]}/{p["total"]} free'
+        for p in shown
+    ]
+    if len(shown) < len(value):
+        parts.append(f'{len(value) - len(shown)} closed')
+    return _fill(parts, ', ', width)
+
+
+def _fill(parts: Sequence[str], glue: str, width: int) -> str:
+    """Parts in lines of ``width``, none of them broken."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(glue) + len(part) <= width:
+            lines[-1] += glue + part
+            continue
+        if lines:
+            lines[-1] += glue.rstrip()
+        lines.append(part)
+    return '\n'.join(lines)

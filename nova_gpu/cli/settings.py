@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The part of nova.conf that the commands heed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from nova_gpu.cli import error
+from nova_gpu.model.rule import Rule
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs."""
+
+    host_root: str = '/'
+    rules: tuple[Rule, ...] = ()
+    nova_owns: tuple[str, ...] = ()
+
+
+def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
+    """The settings from rules as text, or from configuration files.
+
+    :raises UnusableSettings: a file can't be read
+    :raises nova_gpu.exception.InvalidRule: a rule is wrong
+    """
+    settings, texts = _read(files) if files else (Settings(), rules)
+    if not texts:
+        return settings
+    # Not above: jsonschema takes longer to import than all the rest does.
+    from nova_gpu.rules import parse_rules
+
+    return dataclasses.replace(settings, rules=parse_rules(texts))
+
+
+def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
+    # Not above: most calls name no file, and oslo.config is slow to import.
+    from oslo_config import cfg
+
+    from nova_gpu import conf as gpu_conf
+
+    conf = cfg.ConfigOpts()
+    gpu_conf.register_opts(conf)
+    # Nova's own, which gives cards to Nova's own ways of handing them out.
+    conf.register_opt(cfg.MultiStrOpt('device_spec', default=[]), group='pci')
+    conf.register_opt(
+        cfg.ListOpt('enabled_mdev_types', default=[]), group='devices'
+    )
+    try:
+        conf(
+            args=[],
+            project='nova-gpu',
+            default_config_files=list(files),
+            default_config_dirs=[],
+        )
+        settings = Settings(
+            host_root=conf.gpu.host_root,
+            nova_owns=tuple(
+                f'[{group}] {name} is set'
+                for group, name in (
+                    ('pci', 'device_spec'),
+                    ('devices', 'enabled_mdev_types'),
+                )
+                if conf[group][name]
+            ),
+        )
+        return settings, conf.gpu.rule
+    except (cfg.Error, OSError) as exc:
+        raise error.UnusableSettings(str(exc)) from exc

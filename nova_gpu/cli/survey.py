@@ -1,0 +1,161 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What the commands look at: a host, read once, and who holds its cards.
+
+Nothing is changed, and the tracker stays out: it cleans what no guest holds,
+and it would cost this program its quick start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from nova_gpu import mechanism as mechanisms
+from nova_gpu.cli import error
+from nova_gpu.cli.guests import told_guests
+from nova_gpu.cli.settings import read_settings
+from nova_gpu.host import read_snapshot
+from nova_gpu.mechanism.base import Mechanism
+from nova_gpu.model.address import PciAddress
+from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.guest import GuestDevices
+from nova_gpu.model.inventory import Unit, Use, classify
+from nova_gpu.model.rule import Rule
+from nova_gpu.sysfs.pci import DEVICES
+from nova_gpu.sysfs.tree import Tree
+
+LOG = logging.getLogger('nova_gpu.cli')
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Survey:
+    """A host's cards, what each is used for, and the guests on each."""
+
+    root: str
+    snapshot: Snapshot
+    uses: tuple[Use, ...]
+    holders: Mapping[PciAddress, tuple[str, ...]]
+    mechanisms: Mapping[str, Mechanism]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which host is read, and with which rules."""
+    parser.add_argument(
+        '--root',
+        metavar='DIR',
+        help=(
+            'directory that holds the sys and proc of the host, and for '
+            'the instances its etc/libvirt/qemu and run/libvirt/qemu '
+            '(default: [gpu] host_root, or /)'
+        ),
+    )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        '--rule',
+        metavar='JSON',
+        action='append',
+        default=[],
+        help=(
+            'rule to try out, as in [gpu] rule of nova.conf; '
+            'can be repeated, the first that says a thing decides it'
+        ),
+    )
+    group.add_argument(
+        '--config-file',
+        metavar='FILE',
+        action='append',
+        default=[],
+        help='nova.conf to read [gpu] from; can be repeated (default: none)',
+    )
+
+
+def survey(args: argparse.Namespace) -> Survey:
+    """Read the host that ``args`` name, and say on stderr what is wrong.
+
+    :raises UnusableRoot: there is no host
+    :raises UnusableSettings: a configuration file can't be read
+    :raises nova_gpu.exception.InvalidRule: a rule is wrong
+    """
+    settings = read_settings(args.rule, args.config_file)
+    tree = Tree(args.root or settings.host_root)
+    _check(tree)
+    snapshot = read_snapshot(tree)
+    for warning in snapshot.warnings:
+        LOG.warning(warning)
+    if settings.nova_owns:
+        LOG.warning(
+            '%s: Nova itself hands out the cards listed there, which is not '
+            'looked at here',
+            ' and '.join(settings.nova_owns),
+        )
+    loaded = mechanisms.load()
+    empty = _uses(snapshot.cards, loaded, settings.rules, {})
+    held: dict[PciAddress, list[Unit]] = {}
+    holders: dict[PciAddress, list[str]] = {}
+    for guest in told_guests(tree):
+        for unit in _held_by(guest, loaded, empty):
+            held.setdefault(unit.card, []).append(unit)
+            names = holders.setdefault(unit.card, [])
+            if (name := guest.uuid or guest.name) not in names:
+                names.append(name)
+    uses = _uses(snapshot.cards, loaded, settings.rules, held)
+    _report_rules(settings.rules, uses)
+    return Survey(
+        root=os.fspath(tree.root),
+        snapshot=snapshot,
+        uses=uses,
+        holders={card: tuple(names) for card, names in holders.items()},
+        mechanisms={m.name: m for m in loaded},
+    )
+
+
+def _check(tree: Tree) -> None:
+    for path in (os.fspath(tree.root), tree.path(DEVICES)):
+        try:
+            os.listdir(path)
+        except OSError as exc:
+            raise error.UnusableRoot(path, exc.strerror or str(exc)) from exc
+
+
+def _uses(
+    cards: Iterable[Card],
+    loaded: Sequence[Mechanism],
+    rules: Sequence[Rule],
+    held: Mapping[PciAddress, Sequence[Unit]],
+) -> tuple[Use, ...]:
+    return tuple(
+        classify(card, loaded, rules, held=held.get(card.address, ()))
+        for card in cards
+    )
+
+
+def _held_by(
+    guest: GuestDevices, loaded: Sequence[Mechanism], uses: Sequence[Use]
+) -> Iterator[Unit]:
+    for mechanism in loaded:
+        yield from mechanism.held_by(guest, uses)
+
+
+def _report_rules(rules: Iterable[Rule], uses: Sequence[Use]) -> None:
+    for use in uses:
+        for conflict in use.ruling.conflicts:
+            LOG.warning('rules contradict: %s', conflict)
+    matched = {number for use in uses for number in use.ruling.rules}
+    for rule in rules:
+        if rule.number not in matched:
+            LOG.warning('rule %d matches no card of this host', rule.number)
