@@ -1,0 +1,226 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``make demo``: a cloud with GPU hosts, in one process, in a minute.
+
+Nova's API, conductor, scheduler and two computes are real, and so is
+Placement. libvirt is Nova's fake, and the hosts are directories that look
+like the sysfs of GPU hosts. Every step checks what it shows: the exit code is
+that of a test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+import sys
+import unittest
+from typing import Any
+
+from lxml import etree
+
+from nova_gpu.cli import main as cli
+from tests.fixtures import hosts
+from tests.functional import base
+
+LOG_FILE = pathlib.Path('build/demo.log')
+A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
+T4_8Q = 'CUSTOM_VGPU_NVIDIA_T4_8Q'
+T4_4Q = 'CUSTOM_VGPU_NVIDIA_T4_4Q'
+
+
+def say(text: str = '') -> None:
+    """Print at once, past what tests do to standard output."""
+    print(text, file=sys.__stdout__, flush=True)
+
+
+class Demo(base.GpuServersTest):
+    """The story, from the cards found to the restart that loses nothing."""
+
+    step = 0
+
+    def title(self, text: str) -> None:
+        """Open the next step."""
+        self.step += 1
+        line = f'── {self.step}. {text} '
+        bold = ('\033[1m', '\033[0m') if sys.__stdout__.isatty() else ('', '')
+        say(f'\n{bold[0]}{line}{"─" * max(0, 78 - len(line))}{bold[1]}')
+
+    def runTest(self) -> None:
+        """Tell it."""
+        self.find_cards()
+        self.show_providers()
+        self.make_flavors()
+        self.whole_cards()
+        self.vgpus()
+        self.one_too_many()
+        self.delete_and_reuse()
+        self.restart()
+        say(f'\nAll of it checked. What the services logged: {LOG_FILE}')
+
+    def find_cards(self) -> None:
+        hosts.a100_board(self.new_host('host-a'))
+        hosts.four_t4(self.new_host('host-b'))
+        for name, fake in self.hosts.items():
+            self.title(f'The cards of {name}: found, not listed by hand')
+            say(f'$ nova-gpu host show --root {name}')
+            # The command writes to standard output by itself.
+            self.assertEqual(
+                0, cli.main(['host', 'show', '--root', str(fake.root)])
+            )
+
+    def show_providers(self) -> None:
+        self.title('nova-compute starts on both: what Placement is told')
+        for name in self.hosts:
+            self.start_gpu_compute(name)
+        for name in self.hosts:
+            for provider, inventory in sorted(self.providers_of(name).items()):
+                say(f'  {provider}')
+                for resource_class, record in sorted(inventory.items()):
+                    say(f'      {record["total"]:3} {resource_class}')
+        self.assertEqual(1, len(self.providers_of('host-a')))
+        self.assertEqual(4, len(self.providers_of('host-b')))
+
+    def make_flavors(self) -> None:
+        self.title('Flavors, made through the API')
+        self.flavors = {}
+        for name, specs in (
+            ('gpu.4', {f'resources:{A100}': '4'}),
+            ('gpu.8', {f'resources:{A100}': '8'}),
+            ('vgpu.8q', {f'resources:{T4_8Q}': '1', 'gpu:display': 'on'}),
+            ('vgpu.4q', {f'resources:{T4_4Q}': '1'}),
+        ):
+            self.flavors[name] = self._create_flavor(
+                name=name, vcpu=1, memory_mb=512, disk=1, extra_spec=specs
+            )
+            properties = ' '.join(
+                f'--property {k}={v}' for k, v in specs.items()
+            )
+            say(f'$ openstack flavor create {name} … {properties}')
+        error = self.assertRaises(
+            base.ApiError,
+            self.admin_api.post_extra_spec,
+            self.flavors['gpu.4'],
+            {'extra_specs': {'gpu:dispaly': 'on'}},
+        )
+        self.assertEqual(400, error.response.status_code)
+        say('A typing error is refused at once:')
+        say('  ' + error.response.json()['badRequest']['message'])
+
+    def create(self, flavor: str) -> Any:
+        """Boot a server of a flavor and show where it landed."""
+        server = self.boot(self.flavors[flavor])
+        devices = self.guest_devices(server)
+        names = sorted(map(str, devices.functions)) + sorted(devices.mdevs)
+        host = server['OS-EXT-SRV-ATTR:host']
+        say(f'  {flavor:8} ACTIVE on {host}: {names[0]}')
+        for name in names[1:]:
+            say(f'{"":29}{name}')
+        self.assert_no_device_twice()
+        return server
+
+    def show_xml(self, server: Any) -> None:
+        say("  The first of its host devices in the guest's XML:")
+        parser = etree.XMLParser(remove_blank_text=True)
+        element = etree.fromstring(self.hostdevs(server)[0], parser)
+        text = etree.tostring(element, pretty_print=True, encoding='unicode')
+        for line in text.splitlines():
+            say(f'    {line}')
+
+    def whole_cards(self) -> None:
+        self.title('Whole cards: four in one server, then all eight')
+        server = self.create('gpu.4')
+        self.assertEqual(4, len(self.guest_devices(server).functions))
+        self.show_xml(server)
+        say('  It is deleted, to make room for:')
+        self._delete_server(server)
+        self.eight = self.create('gpu.8')
+        self.assertEqual(8, len(self.guest_devices(self.eight).functions))
+
+    def vgpus(self) -> None:
+        self.title('vGPUs of two profiles, until the cloud is full')
+        small = [self.create('vgpu.4q') for _ in range(4)]
+        self.large = [self.create('vgpu.8q') for _ in range(6)]
+        self.assertEqual({T4_4Q: 4, T4_8Q: 6}, self.nonzero_usages('host-b'))
+        self.assertEqual(10, len(self.hosts['host-b'].mdevs))
+        self.assertEqual(4, len({s['id'] for s in small}))
+        self.show_xml(self.large[0])
+
+    def one_too_many(self) -> None:
+        self.title('One too many')
+        for flavor in ('gpu.4', 'vgpu.8q'):
+            server = self.boot(self.flavors[flavor], state='ERROR')
+            self.assertIn('No valid host', server['fault']['message'])
+            say(f'  {flavor:8} ERROR: {server["fault"]["message"]}')
+            self._delete_server(server)
+        say('  The reason, as Placement has it:')
+        for name in self.hosts:
+            used = self.nonzero_usages(name)
+            for provider, inventory in sorted(self.providers_of(name).items()):
+                open_classes = {
+                    resource_class: record['total']
+                    for resource_class, record in inventory.items()
+                    if record['reserved'] < record['total']
+                }
+                for resource_class, total in open_classes.items():
+                    say(f'    {provider:36} {total} {resource_class}: used')
+            self.assertEqual(
+                {'host-a': {A100: 8}, 'host-b': {T4_4Q: 4, T4_8Q: 6}}[name],
+                used,
+            )
+
+    def delete_and_reuse(self) -> None:
+        self.title('Delete one, and boot it again')
+        self._delete_server(self.large.pop())
+        say('  one vgpu.8q is deleted')
+        self.assertEqual(9, len(self.hosts['host-b'].mdevs))
+        self.large.append(self.create('vgpu.8q'))
+
+    def restart(self) -> None:
+        self.title('nova-compute stops and starts on both hosts')
+        servers = [self.eight, *self.large]
+        before = [self.guest_devices(server) for server in servers]
+        inventories = {name: self.providers_of(name) for name in self.hosts}
+        for name in self.hosts:
+            self.restart_gpu_compute(name)
+        self.assertEqual(before, [self.guest_devices(s) for s in servers])
+        self.assertEqual(
+            inventories, {name: self.providers_of(name) for name in self.hosts}
+        )
+        say('  the guests hold what they held, Placement counts as before')
+        server = self.boot(self.flavors['vgpu.8q'], state='ERROR')
+        self.assertIn('No valid host', server['fault']['message'])
+        say('  and the cloud is as full as before: still one too many')
+        freed = self.guest_devices(self.eight).functions
+        self._delete_server(self.eight)
+        again = self.create('gpu.8')
+        self.assertEqual(freed, self.guest_devices(again).functions)
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    LOG_FILE.parent.mkdir(exist_ok=True)
+    say('Starting a cloud in this process: Nova, Placement, two GPU hosts …')
+    result = unittest.TestResult()
+    with LOG_FILE.open('w') as log, contextlib.redirect_stderr(log):
+        logging.basicConfig(stream=log, level=logging.INFO)
+        Demo().run(result)
+    for _, trace in (*result.errors, *result.failures):
+        say(trace[-3000:])
+    if not result.wasSuccessful():
+        say('The demo failed: the last lines above say where.')
+    return 0 if result.wasSuccessful() else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,213 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the documentation tells people to type is tried here."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import pathlib
+import re
+import shlex
+import tempfile
+
+import nova.conf
+import testtools
+from nova import exception as nova_exception
+from nova.api.validation.extra_specs import validators
+from oslo_config import cfg
+
+from nova_gpu import conf, rules
+from nova_gpu.cli import main as cli
+from nova_gpu.host import read_snapshot
+from nova_gpu.mechanism.mdev import MdevVgpu
+from nova_gpu.mechanism.whole import WholeCard
+from nova_gpu.model.inventory import classify
+from nova_gpu.sysfs.tree import Tree
+from tests.fixtures import hosts
+from tests.fixtures.sysfs import FakeSysfs
+
+TOP = pathlib.Path(__file__).parents[2]
+PAGES = [TOP / 'README.rst', *sorted(TOP.glob('doc/source/**/*.rst'))]
+LITERAL = re.compile(
+    r'(?:^.*::|^\.\. code-block:: \w+)\n\n((?:    .*\n|\n)+)', re.M
+)
+
+
+def blocks(page: pathlib.Path) -> list[str]:
+    """The literal blocks of a page, without their indent."""
+    return [
+        '\n'.join(line[4:] for line in block.splitlines())
+        for block in LITERAL.findall(page.read_text())
+    ]
+
+
+def commands(prefix: str) -> list[list[str]]:
+    """Every command line in the pages that begins with ``prefix``."""
+    return [
+        shlex.split(line)
+        for page in PAGES
+        for block in blocks(page)
+        for line in block.splitlines()
+        if line.startswith(prefix)
+    ]
+
+
+def settings() -> list[tuple[str, str, str]]:
+    """Every (section, option, value) of the nova.conf in the pages."""
+    found = []
+    for page in PAGES:
+        for block in blocks(page):
+            if not block.startswith('['):
+                continue
+            sections: dict[str, dict[str, list[str]]] = {}
+            with tempfile.NamedTemporaryFile('w', suffix='.conf') as stream:
+                stream.write(block)
+                stream.flush()
+                cfg.ConfigParser(stream.name, sections).parse()
+            found += [
+                (section, name, value)
+                for section, options in sections.items()
+                for name, values in options.items()
+                for value in values
+            ]
+    return found
+
+
+class DocumentationTest(testtools.TestCase):
+    """Commands, options and messages."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.root = self.useFixtureDir()
+        hosts.four_t4(hosts.a100_board(FakeSysfs(self.root)))
+
+    def useFixtureDir(self) -> str:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return folder.name
+
+    def test_options_exist_and_name_what_is_there(self) -> None:
+        conf.register_opts(nova.conf.CONF)
+        found = settings()
+        self.assertGreater(len(found), 8)
+        for section, name, value in found:
+            group = nova.conf.CONF
+            if section != 'DEFAULT':
+                group = group[section]
+            self.assertIn(name, list(group), f'[{section}] {name}')
+            if name in ('available_filters', 'weight_classes'):
+                for path in value.split(','):
+                    module, _, attribute = path.rpartition('.')
+                    getattr(importlib.import_module(module), attribute)
+
+    def test_the_filters_are_novas_own_and_ours(self) -> None:
+        opts = nova.conf.CONF._groups['filter_scheduler']._opts
+        default = opts['enabled_filters']['opt'].default
+        for _, name, value in settings():
+            if name == 'enabled_filters':
+                self.assertEqual([*default, 'GpuFilter'], value.split(','))
+
+    def test_the_driver_is_in_the_shim(self) -> None:
+        drivers = {v for _, name, v in settings() if name == 'compute_driver'}
+        self.assertEqual({'gpu.GpuLibvirtDriver'}, drivers)
+        from nova_gpu.virt import shim
+
+        self.assertTrue(hasattr(shim, 'GpuLibvirtDriver'))
+
+    def test_rules_parse_and_match(self) -> None:
+        texts = [value for _, name, value in settings() if name == 'rule']
+        self.assertEqual(3, len(rules.parse_rules(texts)))
+        snapshot = read_snapshot(Tree(self.root))
+        for rule in rules.parse_rules(texts):
+            self.assertTrue(
+                any(rule.matches(card, 'mdev') for card in snapshot.cards),
+                rule,
+            )
+
+    def test_examples_in_the_help_of_rules_parse(self) -> None:
+        (option,) = (o for o in conf.COMPUTE_OPTS if o.name == 'rule')
+        texts = re.findall(r'rule = (\{.*\})', option.help)
+        self.assertEqual(2, len(rules.parse_rules(texts)))
+
+    def test_nova_gpu_commands_run(self) -> None:
+        found = commands('nova-gpu ')
+        self.assertGreater(len(found), 2)
+        for _, *arguments in found:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                code = cli.main([*arguments, '--root', self.root])
+            self.assertEqual(0, code, arguments)
+            self.assertIn('0000:25:00.0', output.getvalue())
+
+    def test_flavors_are_valid(self) -> None:
+        tried = 0
+        for words in commands('openstack flavor create'):
+            for flag, word in itertools.pairwise(words):
+                if flag == '--property':
+                    validators.validate(*word.split('=', 1))
+                    tried += 1
+        self.assertGreater(tried, 4)
+
+    def test_resource_classes_of_flavors_are_those_of_the_cards(self) -> None:
+        snapshot = read_snapshot(Tree(self.root))
+        classes = {
+            offer.resource_class
+            for card in snapshot.cards
+            for offer in classify(card, (MdevVgpu(), WholeCard())).offers
+        }
+        for words in commands('openstack flavor create'):
+            for word in words:
+                if word.startswith('resources'):
+                    name = word.partition(':')[2].partition('=')[0]
+                    self.assertIn(name, classes)
+
+    def test_the_refusal_reads_as_documented(self) -> None:
+        (words,) = commands('openstack flavor set')
+        error = self.assertRaises(
+            nova_exception.ValidationError,
+            validators.validate,
+            *words[-1].split('=', 1),
+        )
+        page = (TOP / 'doc/source/install/index.rst').read_text()
+        self.assertIn(f'``{error}``', page)
+
+    def test_reasons_read_as_documented(self) -> None:
+        root = self.useFixtureDir()
+        fake = hosts.workstation(FakeSysfs(root))
+        fake.bind('0000:b3:00.0', None)
+        fake.add_gpu('0000:01:00.0', iommu_group=None)
+        fake.add_gpu('0000:02:00.0', iommu_group=2, driver='nouveau')
+        fake.add_gpu('0000:03:00.0', iommu_group=3)
+        ignore = rules.parse_rules(
+            ['{"address": "0000:03:00.0", "use": "ignore"}']
+        )
+        page = (TOP / 'doc/source/admin/troubleshooting.rst').read_text()
+        documented = re.findall(r'^``(.*)``$', page, re.M)
+        reasons = [
+            classify(card, (MdevVgpu(), WholeCard()), ignore).reason
+            for card in read_snapshot(Tree(root)).cards
+        ]
+        given = [reason for reason in reasons if reason is not None]
+        self.assertEqual(5, len(given))
+        for reason in given:
+            self.assertTrue(
+                any(reason.startswith(text) for text in documented), reason
+            )
+
+    def test_make_targets_exist(self) -> None:
+        makefile = (TOP / 'Makefile').read_text()
+        for _, target, *_ in commands('make '):
+            self.assertIn(f'\n{target}:', makefile)
