@@ -41,9 +41,7 @@ class InvalidAddress(GpuError):
 
     def __init__(self, value: str) -> None:
         self.value = value
-        super().__init__(
-            f'{value!r} is not a PCI address like 0000:84:00.0'
-        )
+        super().__init__(f'{value!r} is not a PCI address like 0000:84:00.0')
 
 
 class InvalidExtraSpec(GpuError):

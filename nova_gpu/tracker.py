@@ -27,6 +27,7 @@ crash :meth:`Tracker.rebuild` reads them back from guest XML and sysfs.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -165,7 +166,10 @@ class Tracker:
         for unit in prepared:
             LOG.info(
                 'Claimed %s (%s) of card %s for instance %s',
-                unit.device, unit.resource_class, unit.card, consumer,
+                unit.device,
+                unit.resource_class,
+                unit.card,
+                consumer,
             )
         return claim
 
@@ -221,6 +225,20 @@ class Tracker:
         with self._lock:
             return self._claims.get(consumer)
 
+    def missing(self, consumer: str, wants: Iterable[Want]) -> list[Want]:
+        """What of ``wants`` the consumer doesn't hold yet."""
+        claim = self.claim_of(consumer)
+        units = [] if claim is None else claim.units
+        stuck = () if claim is None else claim.stuck
+        held = collections.Counter(
+            (u.pool, u.resource_class) for u in units if u not in stuck
+        )
+        return [
+            dataclasses.replace(want, count=left)
+            for want in wants
+            if (left := want.count - held[want.pool, want.resource_class]) > 0
+        ]
+
     def rebuild(self, guests: Iterable[GuestDevices]) -> View:
         """Forget all claims and read them back from the guests' XML.
 
@@ -261,12 +279,13 @@ class Tracker:
             )
         ]
 
-    def map(
-        self, view: View, instances: int | None = None
-    ) -> hostmap.HostMap:
+    def map(self, view: View, instances: int | None = None) -> hostmap.HostMap:
         """The map of the host that schedulers get."""
         return hostmap.build(
-            view.pools, view.uses, view.units, self._mechanisms.values(),
+            view.pools,
+            view.uses,
+            view.units,
+            self._mechanisms.values(),
             instances,
         )
 
@@ -330,7 +349,8 @@ class Tracker:
                 )
                 LOG.error(
                     'Card %s has left the host while instance %s holds it',
-                    missing[0].card, consumer,
+                    missing[0].card,
+                    consumer,
                 )
             elif not missing and claim.state == REMOVED:
                 self._claims[consumer] = dataclasses.replace(
@@ -341,9 +361,7 @@ class Tracker:
                 )
         uses = self._uses(snapshot)
         claims = tuple(self._claims.values())
-        gone = [
-            u for c in claims for u in c.units if u.card not in present
-        ]
+        gone = [u for c in claims for u in c.units if u.card not in present]
         return View(snapshot, uses, inventory.pools(uses, gone), claims)
 
     def _tell(self, warnings: Iterable[str]) -> None:
@@ -426,7 +444,8 @@ class Tracker:
                 self._hold(Claim(consumer, units, ALLOCATED))
                 LOG.info(
                     'Instance %s holds %s',
-                    consumer, ', '.join(u.device for u in units),
+                    consumer,
+                    ', '.join(u.device for u in units),
                 )
 
     def _clean(
@@ -442,13 +461,19 @@ class Tracker:
                 # Whatever it was: nobody else may get the unit.
                 failed(
                     'Could not give back %s of instance %s, it stays '
-                    'reserved: %s', unit.device, consumer, exc,
+                    'reserved: %s',
+                    unit.device,
+                    consumer,
+                    exc,
                 )
                 stuck.append(unit)
             else:
                 LOG.info(
                     'Released %s (%s) of card %s, instance %s',
-                    unit.device, unit.resource_class, unit.card, consumer,
+                    unit.device,
+                    unit.resource_class,
+                    unit.card,
+                    consumer,
                 )
         return tuple(stuck)
 
@@ -461,7 +486,8 @@ class Tracker:
                 LOG.warning(
                     'Guest %s names the mediated device %s, which does not '
                     'exist: a hard reboot of the instance makes a new one',
-                    guest.name, uuid,
+                    guest.name,
+                    uuid,
                 )
 
     def _report_doubles(self) -> None:
@@ -473,7 +499,9 @@ class Tracker:
                     LOG.error(
                         'Device %s is in the XML of instance %s and of '
                         'instance %s; only one of them can run',
-                        unit.device, other, claim.consumer,
+                        unit.device,
+                        other,
+                        claim.consumer,
                     )
 
     def _drop_leaks(self, snapshot: Snapshot) -> None:
@@ -484,7 +512,9 @@ class Tracker:
             for unit in leaked:
                 LOG.warning(
                     'Removing %s (%s) of card %s: no guest holds it',
-                    unit.device, unit.resource_class, unit.card,
+                    unit.device,
+                    unit.resource_class,
+                    unit.card,
                 )
             stuck = self._clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))

@@ -84,9 +84,7 @@ class MdevVgpu(Mechanism):
 
     def refusal(self, card: Card) -> str | None:
         if not card.types:
-            return (
-                f'its driver ({card.driver or "none"}) offers no vGPU types'
-            )
+            return f'its driver ({card.driver or "none"}) offers no vGPU types'
         return None
 
     def pool_key(self, card: Card) -> str:

@@ -45,9 +45,7 @@ class PciAddress:
         if match is None:
             raise exception.InvalidAddress(text)
         domain, bus, slot, function = match.groups(default='0')
-        return cls(
-            int(domain, 16), int(bus, 16), int(slot, 16), int(function)
-        )
+        return cls(int(domain, 16), int(bus, 16), int(slot, 16), int(function))
 
     def __str__(self) -> str:
         return (

@@ -176,9 +176,7 @@ def classify(
         # What a guest holds stays in the pool whatever became of the card:
         # only its release takes it out. Nothing new is given meanwhile.
         offers = tuple(dataclasses.replace(o, free=0) for o in offers)
-    return Use(
-        card, found.name, found.pool_key(card), offers, ruling, reason
-    )
+    return Use(card, found.name, found.pool_key(card), offers, ruling, reason)
 
 
 def _closed(
@@ -204,9 +202,7 @@ def _unusable(card: Card) -> str:
     )
 
 
-def pools(
-    uses: Iterable[Use], gone: Iterable[Unit] = ()
-) -> tuple[Pool, ...]:
+def pools(uses: Iterable[Use], gone: Iterable[Unit] = ()) -> tuple[Pool, ...]:
     """Sum the uses up to pools.
 
     ``gone`` are units held on cards that have left the host: they stay in

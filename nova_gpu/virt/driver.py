@@ -40,7 +40,7 @@ from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
 from nova_gpu.model.guest import parse_guest
 from nova_gpu.model.inventory import Pool, provider_uuid
-from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker, View, Want
 from nova_gpu.virt import owners, providers, xml
@@ -207,29 +207,19 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     def _hard_reboot(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
-        # Nova destroys the guest and makes it again: its units stay.
-        with contextlib.ExitStack() as stack:
-            if self._gpus.claim_of(instance.uuid) is None:
-                stack.enter_context(self._gpu_reclaim(context, instance))
-            stack.enter_context(self._gpus.keeping(instance.uuid))
+        # Nova destroys the guest and makes it again: its units stay, also
+        # if that fails, since the allocation does. Mediated devices are gone
+        # after a reboot of the host: they are claimed anew.
+        if gpu_classes(instance.flavor.extra_specs):
+            client = self.virtapi.reportclient
+            self._gpu_take(
+                context,
+                instance,
+                client.get_allocations_for_consumer(context, instance.uuid),
+            )
+        with self._gpus.keeping(instance.uuid):
             super()._hard_reboot(context, instance, *args, **kwargs)
-
-    @contextlib.contextmanager
-    def _gpu_reclaim(self, context: Any, instance: Any) -> Iterator[None]:
-        """Claim what an instance was allocated and no longer holds.
-
-        Its mediated devices are gone after a reboot of the host, or its
-        definition was lost in an earlier attempt.
-        """
-        request = GpuRequest.parse(instance.flavor.extra_specs)
-        if not request.resources:
-            yield
-            return
-        allocations = self.virtapi.reportclient.get_allocations_for_consumer(
-            context, instance.uuid
-        )
-        with self._gpu_claim(context, instance, allocations):
-            yield
+        self._gpus.settle(instance.uuid)
 
     def cleanup(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
@@ -298,31 +288,35 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     def _gpu_claim(
         self, context: Any, instance: Any, allocations: Any
     ) -> Iterator[None]:
-        """Hold an instance's units while its guest is made.
-
-        :raises nova.exception.ComputeResourcesUnavailable: Nova tries
-            another host
-        """
-        try:
-            request = GpuRequest.parse(instance.flavor.extra_specs)
-            wants = self._gpu_wants(allocations or {})
-            if wants:
-                self._gpus.claim(instance.uuid, wants, request)
-        except exception.GpuError as exc:
-            LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
-            raise nova_exception.ComputeResourcesUnavailable(
-                reason=str(exc)
-            ) from exc
-        if not wants:
-            yield
-            return
-        self._gpu_push(context)
+        """Hold an instance's units while its guest is made."""
+        self._gpu_take(context, instance, allocations)
         try:
             yield
         except Exception:
             with excutils.save_and_reraise_exception():
                 self._gpu_release(context, instance.uuid)
         self._gpus.settle(instance.uuid)
+
+    def _gpu_take(self, context: Any, instance: Any, allocations: Any) -> None:
+        """Claim what an instance is allocated and doesn't hold yet.
+
+        :raises nova.exception.ComputeResourcesUnavailable: Nova tries
+            another host
+        """
+        try:
+            request = GpuRequest.parse(instance.flavor.extra_specs)
+            wants = self._gpus.missing(
+                instance.uuid, self._gpu_wants(allocations or {})
+            )
+            if not wants:
+                return
+            self._gpus.claim(instance.uuid, wants, request)
+        except exception.GpuError as exc:
+            LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
+            raise nova_exception.ComputeResourcesUnavailable(
+                reason=str(exc)
+            ) from exc
+        self._gpu_push(context)
 
     def _gpu_wants(self, allocations: Mapping[str, Any]) -> list[Want]:
         """The part of an allocation that is on our pools.

@@ -19,6 +19,7 @@ is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import types
@@ -38,6 +39,11 @@ from tests.fixtures.sysfs import FakeSysfs
 
 #: What the API client raises; tests take it from here.
 ApiError = client.OpenStackApiException
+#: What the fake libvirt raises.
+LibvirtError = fakelibvirt.libvirtError
+
+# Nova's thread pools say that they end when nobody captures logs any more.
+logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 
 #: The hosts of this process by their root, for the driver to find.
 HOSTS: dict[str, FakeSysfs] = {}

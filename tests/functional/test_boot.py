@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import fixtures
+
 from nova_gpu.mechanism.mdev import is_ours
 from tests.fixtures import hosts
 from tests.functional import base
@@ -330,6 +332,56 @@ class BothKindsTest(base.GpuServersTest):
         self._delete_server(server)
         self.assertEqual([], self.fake.mdevs)
         self.assertEqual({}, self.nonzero_usages('gpu1'))
+
+    def test_hard_reboot_makes_only_the_lost_half_again(self) -> None:
+        flavor = self.gpu_flavor(
+            **{
+                f'resources__{A100}': '1',
+                f'resources_VGPU__{T4_8Q}': '2',
+                'group_policy': 'none',
+            }
+        )
+        server = self.boot(flavor)
+        before = self.guest_devices(server)
+        lost, kept = sorted(before.mdevs)
+        self.hosts['gpu1'].remove_mdev(lost)
+        self.restart_gpu_compute('gpu1')
+        self._reboot_server(server, hard=True)
+        after = self.guest_devices(server)
+        self.assertEqual(before.functions, after.functions)
+        self.assertIn(kept, after.mdevs)
+        self.assertEqual(self.fake.mdevs, sorted(after.mdevs))
+        self.assertEqual(2, len(after.mdevs))
+
+    def test_hard_reboot_that_fails_keeps_the_units(self) -> None:
+        server = self.boot(
+            self.gpu_flavor(
+                **{
+                    f'resources__{A100}': '1',
+                    f'resources_VGPU__{T4_8Q}': '1',
+                    'group_policy': 'none',
+                }
+            )
+        )
+        before = self.guest_devices(server)
+        with fixtures.MonkeyPatch(
+            'nova.virt.libvirt.driver.LibvirtDriver'
+            '._create_guest_with_network',
+            self.fail_with_libvirt,
+        ):
+            # Casts are calls here: the error comes out of the API.
+            self.assertRaises(
+                base.ApiError,
+                self.api.post_server_action,
+                server['id'],
+                {'reboot': {'type': 'HARD'}},
+            )
+        self.assertEqual(sorted(before.mdevs), self.fake.mdevs)
+        self._reboot_server(server, hard=True)
+        self.assertEqual(before, self.guest_devices(server))
+
+    def fail_with_libvirt(self, *args: object, **kwargs: object) -> None:
+        raise base.LibvirtError('no')
 
 
 class CompanionsTest(base.GpuServersTest):
