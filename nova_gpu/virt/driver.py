@@ -340,8 +340,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         return wants
 
     def _gpu_release(self, context: Any, consumer: str) -> None:
-        if self._gpus.claim_of(consumer) is not None:
-            self._gpus.release(consumer)
+        held = self._gpus.claim_of(consumer) is not None
+        # In any case: it may wait for a card that has left the host.
+        self._gpus.release(consumer)
+        if held:
             self._gpu_push(context)
 
     def _guest_add_pci_devices(self, guest: Any, instance: Any) -> None:

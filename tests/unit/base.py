@@ -15,10 +15,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import os
-from typing import Any
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 import fixtures
 import hypothesis

@@ -15,8 +15,11 @@
 
 from __future__ import annotations
 
-from oslo_config import cfg
+import pathlib
+
+import fixtures
 import testtools
+from oslo_config import cfg
 
 from nova_gpu import conf
 from nova_gpu.model.rule import USES
@@ -52,10 +55,6 @@ class ConfTest(testtools.TestCase):
         self.assertEqual([first, second], self.conf.gpu.rule)
 
     def create_file(self, content: str) -> str:
-        import pathlib
-
-        import fixtures
-
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         (folder / 'nova.conf').write_text(content)
         return str(folder / 'nova.conf')

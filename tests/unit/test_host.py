@@ -15,10 +15,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -337,9 +337,7 @@ class GuestsTest(base.HostTest):
         self.running, self.defined = GUESTS
 
     def write(self, folder: str, name: str, mdev: str) -> None:
-        text = base.domain_xml(
-            name, base.instance(name), [Hostdev(mdev=mdev)]
-        )
+        text = base.domain_xml(name, base.instance(name), [Hostdev(mdev=mdev)])
         if folder == self.running:
             text = f'<domstatus>{text}</domstatus>'
         self.fake.write(f'{folder}/{name}.xml', text)

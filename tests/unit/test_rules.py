@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import json
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu import exception
 from nova_gpu.model.rule import Rule
-from nova_gpu.rules import parse_rules, SCHEMA
+from nova_gpu.rules import SCHEMA, parse_rules
 from tests.unit import base
 
 
@@ -136,7 +136,9 @@ class RefusedTest(testtools.TestCase):
             for value in values:
                 error = self.refusal(json.dumps({field: value}))
                 self.assertEqual(field, error.field)
-                shown = value[0] if isinstance(value, list) and value else value
+                shown = (
+                    value[0] if isinstance(value, list) and value else value
+                )
                 self.assertIn(repr(shown), str(error))
 
     @given(st.text() | st.dictionaries(st.text(), st.text()).map(json.dumps))

@@ -15,8 +15,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import errno
+from collections.abc import Mapping
 from typing import Any
 
 from nova_gpu import exception
@@ -92,9 +92,7 @@ class ClaimTest(TrackerTest):
             sorted(u.device for u in claim.units[2:]), self.fake.mdevs
         )
         for device in self.devices(A):
-            self.assertIn(
-                f'Claimed {device}', self.logs.output
-            )
+            self.assertIn(f'Claimed {device}', self.logs.output)
         hostdevs = self.tracker.hostdevs(A, self.request)
         self.assertEqual(2, sum(h.mdev is not None for h in hostdevs))
         self.assertEqual(2, sum(h.function is not None for h in hostdevs))
@@ -130,6 +128,20 @@ class ClaimTest(TrackerTest):
             A, self.wants((WHOLE, A100, 4), (WHOLE, A100, 4)), self.request
         )
         self.assertEqual(8, len({u.device for u in claim.units}))
+
+    def test_what_is_missing_of_an_allocation(self) -> None:
+        wants = self.wants((WHOLE, A100, 3), (T4_POOL, T4_8Q, 1))
+        self.assertEqual(wants, self.tracker.missing(A, wants))
+        self.tracker.claim(
+            A, self.wants((WHOLE, A100, 2), (T4_POOL, T4_8Q, 1)), self.request
+        )
+        self.assertEqual(
+            self.wants((WHOLE, A100, 1)), self.tracker.missing(A, wants)
+        )
+        # What is stuck is no use to the guest.
+        self.fake.failures['remove_mdev'] = errno.EBUSY
+        self.tracker.release(A)
+        self.assertEqual(wants, self.tracker.missing(A, wants))
 
     def test_params_are_written(self) -> None:
         self.tracker.claim(
@@ -395,9 +407,7 @@ class GoneTest(TrackerTest):
         self.fake.remove('0000:cb:00.0')
         self.assertEqual({A100: (7, 0)}, self.inventory(WHOLE))
         self.assertEqual(4, len(self.claim(B, WHOLE, A100, 4).units))
-        self.assertRaises(
-            exception.NotEnoughUnits, self.claim, C, WHOLE, A100
-        )
+        self.assertRaises(exception.NotEnoughUnits, self.claim, C, WHOLE, A100)
 
     def test_last_card_of_a_pool(self) -> None:
         self.fake.remove(T4)
@@ -470,9 +480,7 @@ class GoneTest(TrackerTest):
         self.fake.add_gpu(address, 0x20B0, iommu_group=47)
         self.claim(B, WHOLE, A100, 6)
         self.assertEqual(2, len(self.devices(A)))
-        self.assertEqual(
-            set(), set(self.devices(A)) & set(self.devices(B))
-        )
+        self.assertEqual(set(), set(self.devices(A)) & set(self.devices(B)))
         self.assertEqual({A100: (8, 0)}, self.inventory(WHOLE))
         self.assertEqual(ALLOCATED, self.state(A))
 
@@ -593,9 +601,7 @@ class RebuildTest(TrackerTest):
         self.assertEqual(devices, self.devices(A))
         # It may be the one that holds it.
         self.assertIn(leaked, self.fake.mdevs)
-        self.assertEqual(
-            (2, 1), self.inventory(OTHER_POOL)[T4_8Q]
-        )
+        self.assertEqual((2, 1), self.inventory(OTHER_POOL)[T4_8Q])
         self.claim(C, WHOLE, A100, 5)
         self.assertEqual(set(), set(devices) & set(self.devices(C)))
 

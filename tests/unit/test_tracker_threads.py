@@ -19,10 +19,10 @@ they are eventlet's: the code is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from nova_gpu import exception
 from nova_gpu.model.device import Snapshot
@@ -120,13 +120,19 @@ class ThreadsTest(base.TrackerTest):
                     continue
                 self.tracker.settle(name)
                 held = [
-                    u.device for c in self.tracker.view().claims for u in c.units
+                    u.device
+                    for c in self.tracker.view().claims
+                    for u in c.units
                 ]
                 if len(held) != len(set(held)):
                     raise AssertionError(f'given twice: {held}')
                 self.tracker.release(name)
 
-        names = [f'whole-{i}' for i in range(6)] + ['vgpu-1', 'vgpu-2', 'vgpu-3']
+        names = [f'whole-{i}' for i in range(6)] + [
+            'vgpu-1',
+            'vgpu-2',
+            'vgpu-3',
+        ]
         self.assertEqual([], self.at_once(names, live))
         self.assertEqual((), self.tracker.view().claims)
         self.assertEqual([], self.fake.mdevs)

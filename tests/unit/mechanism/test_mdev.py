@@ -20,9 +20,9 @@ import re
 import uuid
 
 from nova_gpu import exception
-from nova_gpu.mechanism.mdev import is_ours, MdevVgpu, new_uuid, UUID_ATTEMPTS
+from nova_gpu.mechanism.mdev import UUID_ATTEMPTS, MdevVgpu, is_ours, new_uuid
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Offer, pools, Unit, Use
+from nova_gpu.model.inventory import Offer, Unit, Use, pools
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
 from tests.fixtures import hosts
@@ -312,14 +312,15 @@ class EffectsTest(MdevTest):
 
     def test_uuid_in_use_means_another(self) -> None:
         # CrowdedSysfs makes each of the first twice: the second is EEXIST.
-        self.crowded.taken = 1
-        unit = self.prepare()
-        self.assertEqual(2, len(self.fake.mdevs))
-        self.assertIn(unit.device, self.fake.mdevs)
-        self.assertTrue(is_ours(unit.device))
-        (other,) = set(self.fake.mdevs) - {unit.device}
+        self.crowded.taken = UUID_ATTEMPTS - 1
+        (unit,) = self.choose(self.use(), T4_2Q)
+        made = self.mdev.prepare(unit, GpuRequest({}), self.crowded)
+        self.assertEqual(UUID_ATTEMPTS, len(self.fake.mdevs))
+        self.assertIn(made.device, self.fake.mdevs)
+        self.assertIn(unit.device, self.fake.mdevs)  # somebody else's
+        self.assertNotEqual(unit.device, made.device)
+        self.assertTrue(is_ours(made.device))
         self.assertIn('Trying another UUID, this is in use', self.logs.output)
-        self.assertNotEqual(other, unit.device)
 
     def test_uuids_that_are_all_in_use(self) -> None:
         self.crowded.failures['create_mdev'] = errno.EEXIST

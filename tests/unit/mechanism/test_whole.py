@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from nova_gpu import exception
 from nova_gpu.mechanism.whole import WholeCard
-from nova_gpu.model.device import PciFunction
 from nova_gpu.model.address import PciAddress
+from nova_gpu.model.device import PciFunction
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Pool, pools, Unit, Use
+from nova_gpu.model.inventory import Pool, Unit, Use, pools
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
 from tests.fixtures import hosts
@@ -85,7 +85,9 @@ class WholeCardTest(base.HostTest):
             free.resource_class, free.total, free.used, free.free,
         ))  # fmt: skip
         unit = Unit('whole', 'x', A100, card.address, str(card.address))
-        (used,) = self.whole.offers(card, Ruling(resource_class='PGPU'), [unit])
+        (used,) = self.whole.offers(
+            card, Ruling(resource_class='PGPU'), [unit]
+        )
         self.assertEqual(('PGPU', 1, 1, 0), (
             used.resource_class, used.total, used.used, used.free,
         ))  # fmt: skip
@@ -138,7 +140,8 @@ class WholeCardTest(base.HostTest):
     def test_cards_with_companions_get_slots_of_their_own(self) -> None:
         def unit(bus: str, functions: int) -> Unit:
             found = tuple(
-                PciAddress.parse(f'0000:{bus}:00.{i}') for i in range(functions)
+                PciAddress.parse(f'0000:{bus}:00.{i}')
+                for i in range(functions)
             )
             return Unit('whole', 'x', 'X', found[0], str(found[0]), found)
 

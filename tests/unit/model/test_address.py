@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu import exception
 from nova_gpu.model.address import PciAddress
@@ -71,9 +71,7 @@ class AddressTest(testtools.TestCase):
     def test_order_is_that_of_the_numbers(
         self, found: list[PciAddress]
     ) -> None:
-        self.assertEqual(
-            sorted(found, key=dataclasses.astuple), sorted(found)
-        )
+        self.assertEqual(sorted(found, key=dataclasses.astuple), sorted(found))
 
     def test_token(self) -> None:
         self.assertEqual(

@@ -19,9 +19,9 @@ import collections
 import itertools
 import random
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards, choose_parent

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import re
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.guest import Hostdev, parse_guest

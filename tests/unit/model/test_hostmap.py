@@ -59,9 +59,15 @@ maps = st.builds(
     HostMap, st.lists(pools(), max_size=6).map(tuple), st.none() | counts
 )
 things = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from('kmctunardp'), inner),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from('kmctunardp'), inner)
+    ),
     max_leaves=12,
 )
 
@@ -79,9 +85,7 @@ class FormatTest(base.HostTest):
         self.assertNotIn('\n', found.dump())
 
     def refusal(self, text: str) -> str:
-        error = self.assertRaises(
-            exception.InvalidHostMap, HostMap.load, text
-        )
+        error = self.assertRaises(exception.InvalidHostMap, HostMap.load, text)
         return str(error)
 
     def test_other_version(self) -> None:
@@ -174,6 +178,7 @@ class BuildTest(base.TrackerTest):
 
     def test_whole_cards(self) -> None:
         hosts.a100_board(self.fake)
+        self.fake.add_gpu('0000:d0:00.0', iommu_group=99, driver='nouveau')
         key = 'nvidia_a100_sxm4_40gb'
         self.claim('a', key, A100, 3)
         state = self.states()[key]

@@ -16,12 +16,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 import uuid
+from typing import Any
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu.model import inventory
 from nova_gpu.model.address import PciAddress
@@ -263,7 +263,9 @@ class NamesTest(testtools.TestCase):
 
     def test_provider(self) -> None:
         (pool,) = inventory.pools([classify(base.card())])
-        self.assertEqual(f'host1_gpu_{WHOLE_POOL}', pool.provider_name('host1'))
+        self.assertEqual(
+            f'host1_gpu_{WHOLE_POOL}', pool.provider_name('host1')
+        )
         self.assertTrue(
             pool.provider_name('host1').startswith(
                 inventory.provider_prefix('host1')

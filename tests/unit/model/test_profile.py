@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import re
 
+import testtools
 from hypothesis import example, given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu.model.profile import parse_description, token, vendor_token
 from tests.unit import base  # noqa: F401  (loads hypothesis' profile)
@@ -118,7 +118,7 @@ class DescriptionTest(testtools.TestCase):
                 self.assertIn(count, (None, 1))
 
     @given(st.text() | st.from_regex(re.compile('framebuffer=.*')))
-    @example('max_instance=١')
+    @example('max_instance=\u0661')
     def test_anything_is_read(self, text: str) -> None:
         memory, count = parse_description(text)
         self.assertTrue(memory is None or memory >= 0)

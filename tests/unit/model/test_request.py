@@ -15,16 +15,16 @@
 
 from __future__ import annotations
 
+import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-import testtools
 
 from nova_gpu import exception
 from nova_gpu.model.request import (
+    KEYS,
+    GpuRequest,
     check_extra_spec,
     gpu_classes,
-    GpuRequest,
-    KEYS,
 )
 from tests.unit import base  # noqa: F401  (loads hypothesis' profile)
 
@@ -43,7 +43,9 @@ class CheckTest(testtools.TestCase):
         return error
 
     def test_unknown_key(self) -> None:
-        self.assertEqual(tuple(KEYS), self.refusal('gpu:dispaly', 'on').allowed)
+        self.assertEqual(
+            tuple(KEYS), self.refusal('gpu:dispaly', 'on').allowed
+        )
 
     def test_every_value_that_is_allowed(self) -> None:
         for key in ('gpu:display', 'gpu:numa_affinity'):

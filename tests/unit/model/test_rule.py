@@ -19,7 +19,7 @@ from typing import Any
 
 import testtools
 
-from nova_gpu.model.rule import Rule, rule_on, Ruling, unmatched
+from nova_gpu.model.rule import Rule, Ruling, rule_on, unmatched
 from tests.unit import base
 
 CARD = base.card('0000:3b:00.0', numa_node=1)

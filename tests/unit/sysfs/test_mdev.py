@@ -121,7 +121,10 @@ class TypesTest(base.HostTest):
         )
 
     def test_type_with_no_name(self) -> None:
-        for spoil in (os.unlink, lambda path: pathlib.Path(path).write_text('\n')):
+        for spoil in (
+            os.unlink,
+            lambda path: pathlib.Path(path).write_text('\n'),
+        ):
             spoil(self.fake.root / TYPES / 'nvidia-233/name')
             found = self.snapshot()
             kind = found.cards[0].type_by_id('nvidia-233')
@@ -135,9 +138,7 @@ class TypesTest(base.HostTest):
 
     def test_type_whose_room_is_unknown_is_left_out(self) -> None:
         for content in ('', '-', 'many', '0x2'):
-            self.fake.write(
-                f'{TYPES}/nvidia-233/available_instances', content
-            )
+            self.fake.write(f'{TYPES}/nvidia-233/available_instances', content)
             self.assertNotIn('nvidia-233', self.available(T4))
             self.assertEqual(4, len(self.available(T4)))
             self.assertIn(

@@ -19,7 +19,7 @@ import re
 
 from nova_gpu.model.device import VENDORS
 from nova_gpu.model.profile import token
-from nova_gpu.sysfs.names import CardNames, card_names, Model, PCI_IDS, TABLE
+from nova_gpu.sysfs.names import PCI_IDS, TABLE, CardNames, Model, card_names
 from nova_gpu.sysfs.tree import Tree
 from tests.unit import base
 
@@ -77,7 +77,9 @@ class CardNamesTest(base.HostTest):
             self.names(0x2BFF),
         )
         self.assertEqual('NVIDIA no brackets here', self.names(0x2C00).name)
-        self.assertEqual('AMD Instinct MI300X', self.names(0x74A1, 0x1002).name)
+        self.assertEqual(
+            'AMD Instinct MI300X', self.names(0x74A1, 0x1002).name
+        )
 
     def test_not_in_pci_ids(self) -> None:
         self.fake.write(PCI_IDS[0], IDS)

@@ -116,7 +116,7 @@ class WhatIsACardTest(base.HostTest):
                 (0x10DE, 0x0403, False),
                 (0x8086, 0x1200, True),
                 (0x8086, 0x0280, False),
-                (0x1000, 0x0680, False),
+                (0x8086, 0x0680, False),
             )
         ):
             self.fake.add_function(
@@ -162,9 +162,7 @@ class BrokenTest(base.HostTest):
         hosts.workstation(self.fake)
 
     def assert_warned(self, name: str, reason: str) -> None:
-        self.assertIn(
-            f'{self.path(name)}: {reason}', self.snapshot().warnings
-        )
+        self.assertIn(f'{self.path(name)}: {reason}', self.snapshot().warnings)
 
     def test_no_devices_at_all(self) -> None:
         tree = Tree(self.fake.root / 'elsewhere')
