@@ -380,7 +380,7 @@ class Tracker:
         if pool is None or want.resource_class not in pool.inventories:
             raise exception.UnknownProvider(want.pool, want.resource_class)
         mechanism = self._mechanisms[pool.mechanism]
-        uses = [u for u in view.uses if u.pool == pool.key and not u.reason]
+        uses = [u for u in view.uses if u.pool == pool.key]
         held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
         chosen = mechanism.choose(
             pool, uses, want.resource_class, want.count, held

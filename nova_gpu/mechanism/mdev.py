@@ -263,6 +263,8 @@ def _allowed(kind: VgpuType, ruling: Ruling) -> bool:
 def _why_not(use: Use | None, offer: Offer | None) -> str:
     if use is None:
         return 'its card is gone'
+    if use.reason is not None:
+        return f'card {use.card.address} is not handed out: {use.reason}'
     if offer is None:
         return f'card {use.card.address} has no such vGPU type'
     active = [o.name for o in use.offers if o.used]

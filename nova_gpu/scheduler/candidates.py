@@ -118,7 +118,7 @@ def _cost(
             misfits += taken + amount > pool.room(name)
             unsure = unsure or not current
         total = max(1, pool.totals.get(name, 0))
-        left += 1.0 - min(1.0, (pool.used + taken) / total)
+        left += 1.0 - min(1.0, pool.used / total)
         cards.append(f'{provider} {name}')
     text = ','.join(sorted(cards))
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import posix
 import re
 
 #: No attribute of sysfs is larger than a page; some architectures have 64 KiB.
@@ -57,11 +58,13 @@ class Tree:
         self.reads += 1
         try:
             # Half the time of open(), and a host has thousands of files.
-            descriptor = os.open(self.path(name), os.O_RDONLY)
+            # Not os: on eventlet that asks the hub about what is no regular
+            # file, and a directory here would break another green thread.
+            descriptor = posix.open(self.path(name), os.O_RDONLY)
             try:
-                content = os.read(descriptor, limit)
+                content = posix.read(descriptor, limit)
             finally:
-                os.close(descriptor)
+                posix.close(descriptor)
             return content.decode('utf-8', 'replace').strip()
         except OSError as exc:
             missing = exc.errno in (errno.ENOENT, errno.ENOTDIR)

@@ -19,14 +19,18 @@ is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import threading
 import time
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import fixtures
 from lxml import etree
+from nova import context as nova_context
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base as nova_base
@@ -47,6 +51,39 @@ logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 
 #: The hosts of this process by their root, for the driver to find.
 HOSTS: dict[str, FakeSysfs] = {}
+
+
+class ReadersFirstLock:
+    """A lock of many readers or one writer, in which writers wait.
+
+    Nova's fixture for cells has one in which a waiting writer keeps new
+    readers out. Together with its lock for writes to the database that is a
+    deadlock as soon as builds really run at once: who holds the database
+    waits to read the cell, behind a writer that waits for a reader who waits
+    for the database.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._readers = 0
+
+    @contextlib.contextmanager
+    def read_lock(self) -> Iterator[None]:
+        with self._free:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._readers -= 1
+                self._free.notify_all()
+
+    @contextlib.contextmanager
+    def write_lock(self) -> Iterator[None]:
+        with self._free:
+            self._free.wait_for(lambda: not self._readers)
+            # What is done here is short: readers may as well wait for it.
+            yield
 
 
 class FakeHostGpuLibvirtDriver(GpuLibvirtDriver):
@@ -86,6 +123,9 @@ class GpuServersTest(nova_base.ServersTestBase):
         )
         self.flags(instances=-1, cores=-1, ram=-1, group='quota')
         super().setUp()
+        if not self.CAST_AS_CALL:
+            cells = nova_context.target_cell.__self__
+            cells._cell_lock = ReadersFirstLock()
         self.hosts: dict[str, FakeSysfs] = {}
         #: Every domain definition that libvirt was given, by domain name.
         self.defined: dict[str, str] = {}

@@ -381,7 +381,9 @@ class GuestsTest(base.HostTest):
         self.write(self.defined, 'a', 'mdev-1')
         path = self.fake.root / self.defined / 'a.xml'
         text = path.read_text()
-        path.write_text(text.replace('</domain>', ' ' * DOMAIN_LIMIT))
+        path.write_text(
+            text.replace('</domain>', ' ' * DOMAIN_LIMIT + '</domain>')
+        )
         (guest,) = read_guests(self.tree)
         self.assertFalse(guest.readable)
         self.assertEqual({'mdev-1'}, guest.mdevs)

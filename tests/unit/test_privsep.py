@@ -22,12 +22,12 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import fixtures
 import testtools
 from hypothesis import given
 from hypothesis import strategies as st
-from oslo_config import cfg
 
 from nova_gpu import exception, privsep
 from tests.unit import base
@@ -36,7 +36,8 @@ from tests.unit import base
 PARENT = 'ffff:ff:1f.7'
 UUID = base.instance('nothing')
 
-FORK = f"""
+#: Tell what each call answers, in a process of its own.
+CALLS = f"""
 import json
 
 from oslo_config import cfg
@@ -44,22 +45,32 @@ from oslo_privsep import capabilities, priv_context
 
 from nova_gpu import exception, privsep
 
+def answers():
+    for call, args in (
+        (privsep.create_mdev, ('{PARENT}', 'nvidia-233', '{UUID}')),
+        (privsep.set_vgpu_params, ('{UUID}', 'a=b')),
+        (privsep.create_mdev, ('{PARENT}', '../..', '{UUID}')),
+        (privsep.remove_mdev, ('{UUID}',)),
+    ):
+        try:
+            yield call(*args)
+        except exception.EffectFailed as exc:
+            yield [exc.action, exc.path, exc.reason, exc.errno]
+
+def override(name, value):
+    cfg.CONF.set_override(name, value, 'nova_gpu_privileged')
+
+"""
+FORK = """
 # Only who has a capability can keep it.
 if capabilities.CAP_DAC_OVERRIDE not in capabilities.get_caps()[1]:
-    cfg.CONF.set_override('capabilities', [], 'nova_gpu_privileged')
+    override('capabilities', [])
 privsep.sysfs_pctxt.start(priv_context.Method.FORK)
-answers = []
-for call, args in (
-    (privsep.create_mdev, ({PARENT!r}, 'nvidia-233', {UUID!r})),
-    (privsep.set_vgpu_params, ({UUID!r}, 'a=b')),
-    (privsep.create_mdev, ({PARENT!r}, '../..', {UUID!r})),
-    (privsep.remove_mdev, ({UUID!r},)),
-):
-    try:
-        answers.append(call(*args))
-    except exception.EffectFailed as exc:
-        answers.append([exc.action, exc.path, exc.reason, exc.errno])
-print(json.dumps(answers))
+print(json.dumps([*answers()]))
+"""
+HELPER = """
+override('helper_command', {!r})
+print(json.dumps([*answers()]))
 """
 
 
@@ -211,26 +222,25 @@ class EffectsTest(testtools.TestCase):
 class DaemonTest(testtools.TestCase):
     """What crosses the privilege line."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.useFixture(fixtures.FakeLogger())
-
-    def test_errors_of_a_forked_daemon(self) -> None:
-        # Of a process of its own, since a test runner should not fork. With
-        # no privileges the daemon has none either, and answers the same.
+    def answers(self, script: str) -> list[list[Any] | None]:
+        """What a process tells; a test runner itself should not fork."""
         found = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c', FORK],
+            [sys.executable, '-W', 'ignore', '-c', CALLS + script],
             env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
         )
         self.assertEqual(0, found.returncode, found.stderr)
-        missing = os.strerror(errno.ENOENT)
-        created, params, wrong, removed = json.loads(found.stdout)
+        answers: list[list[Any] | None] = json.loads(found.stdout)
+        return answers
+
+    def test_errors_of_a_forked_daemon(self) -> None:
+        # Without privileges the daemon has none either: it answers the same.
+        created, params, wrong, removed = self.answers(FORK)
         self.assertEqual(
             ['creating a vGPU', f'{PARENT} nvidia-233 {UUID}'], created[:2]
         )
-        self.assertIn(missing, created[2])
+        self.assertIn(os.strerror(errno.ENOENT), created[2])
         self.assertEqual(errno.ENOENT, created[3])
         self.assertEqual('setting vGPU parameters', params[0])
         self.assertEqual(errno.ENOENT, params[3])
@@ -239,23 +249,11 @@ class DaemonTest(testtools.TestCase):
         self.assertIsNone(removed)
 
     def test_daemon_that_does_not_start(self) -> None:
-        privsep.sysfs_pctxt.stop()
-        section = 'nova_gpu_privileged'
-        cfg.CONF.set_override('helper_command', 'false', section)
-        self.addCleanup(cfg.CONF.clear_override, 'helper_command', section)
-        error = self.assertRaises(
-            exception.EffectFailed, privsep.remove_mdev, UUID
-        )
-        self.assertIn('privsep helper command exited non-zero', str(error))
-        self.assertIsNone(error.errno)
+        for answer in self.answers(HELPER.format('false')):
+            self.assertIn('privsep helper command exited non-zero', answer[2])
+            self.assertIsNone(answer[3])
 
     def test_helper_that_is_not_installed(self) -> None:
-        privsep.sysfs_pctxt.stop()
-        section = 'nova_gpu_privileged'
-        cfg.CONF.set_override('helper_command', '/no/such/helper', section)
-        self.addCleanup(cfg.CONF.clear_override, 'helper_command', section)
-        error = self.assertRaises(
-            exception.EffectFailed, privsep.remove_mdev, UUID
-        )
         # Not to be taken for an mdev that isn't there.
-        self.assertIn('/no/such/helper', str(error))
+        for answer in self.answers(HELPER.format('/no/such/helper')):
+            self.assertIn('/no/such/helper', answer[2])

@@ -112,8 +112,8 @@ class RefusedTest(testtools.TestCase):
         self.assertEqual('(all)', self.refusal('{}').field)
 
     def test_unknown_field(self) -> None:
-        error = self.refusal('{"use": "ignore", "adress": "3b:00.0"}')
-        self.assertEqual('adress', error.field)
+        error = self.refusal('{"use": "ignore", "where": "3b:00.0"}')
+        self.assertEqual('where', error.field)
 
     def test_field_twice(self) -> None:
         error = self.refusal('{"use": "ignore", "use": "vgpu"}')

@@ -249,6 +249,20 @@ class RefusedTest(TrackerTest):
         self.assertEqual(errno.EEXIST, error.errno)
         self.assertEqual(1, len(self.claim(A, T4_POOL, T4_8Q).units))
 
+    def test_card_that_is_closed_while_in_use(self) -> None:
+        self.claim(B, T4_POOL, T4_8Q)
+        guest = self.guest(B)
+        rule = '{"address": "0000:3b:00.0", "use": "ignore"}'
+        self.tracker = self.new_tracker(rule)
+        self.tracker.rebuild([guest])
+        error = self.assertRaises(
+            exception.NotEnoughUnits, self.claim, A, T4_POOL, T4_8Q
+        )
+        self.assertIn(
+            f'card {T4} is not handed out: rule 1 says to ignore it',
+            str(error),
+        )
+
     def test_card_that_is_closed_gives_nothing(self) -> None:
         for address in hosts.A100_ADDRESSES[2:]:
             self.fake.bind(address, 'nouveau')
@@ -489,17 +503,23 @@ class GoneTest(TrackerTest):
         guest = self.guest(A)
         (address,) = self.devices(A)
         self.fake.remove(address)
-        for forget in (
-            lambda: self.tracker.release(A),
-            lambda: self.claim(A, WHOLE, A100),
-        ):
-            self.restart(guest)
-            forget()
-            self.tracker.release(A)
-            self.fake.add_gpu(address, 0x20B0, iommu_group=47)
-            self.assertEqual(8, len(self.claim(B, WHOLE, A100, 8).units))
-            self.assertIsNone(self.tracker.claim_of(A))
-            self.fake.remove(address)
+        self.restart(guest)
+        self.tracker.release(A)
+        self.fake.add_gpu(address, 0x20B0, iommu_group=47)
+        self.assertEqual(8, len(self.claim(B, WHOLE, A100, 8).units))
+        self.assertIsNone(self.tracker.claim_of(A))
+
+    def test_comes_back_for_a_guest_that_has_another_now(self) -> None:
+        self.claim(A, WHOLE, A100)
+        guest = self.guest(A)
+        (address,) = self.devices(A)
+        self.fake.remove(address)
+        self.restart(guest)
+        (unit,) = self.claim(A, WHOLE, A100).units
+        self.fake.add_gpu(address, 0x20B0, iommu_group=47)
+        self.tracker.view()
+        self.assertEqual([unit.device], self.devices(A))
+        self.assertEqual(7, len(self.claim(B, WHOLE, A100, 7).units))
 
     def test_comes_back_for_who_took_over(self) -> None:
         self.claim(A, WHOLE, A100)

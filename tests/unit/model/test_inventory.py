@@ -151,6 +151,21 @@ class ClassifyTest(testtools.TestCase):
             (offer,) = use.offers
             self.assertEqual((1, 1, 0), (offer.total, offer.used, offer.free))
 
+    def test_nothing_new_on_a_closed_card_with_vgpus(self) -> None:
+        card = t4()
+        unit = Unit('mdev', VGPU_POOL, T4_8Q, card.address, 'u', (),
+                    'nvidia-233')  # fmt: skip
+        use = classify(card, Rule(1, use='ignore'), held=[unit])
+        self.assertEqual('rule 1 says to ignore it', use.reason)
+        self.assertEqual(
+            {T4_4Q: (0, 0), T4_8Q: (1, 0)},
+            {o.resource_class: (o.used, o.free) for o in use.offers},
+        )
+        (pool,) = inventory.pools([use])
+        self.assertEqual(
+            {T4_4Q: Inventory(4, 4), T4_8Q: Inventory(3, 2)}, pool.inventories
+        )
+
     def test_held_whole_while_it_shows_types(self) -> None:
         # A guest that is shut off: libvirt gave the card back to nvidia.
         card = t4()

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -113,9 +114,9 @@ class PassingTest(FilterTest):
         self.assertEqual(1, len(reads))
 
     def test_a_rebuild_stays_where_it_is(self) -> None:
-        # Nova gives no candidates then; the flavor is wrong here as well.
+        # Even if its flavor would be refused today; Nova gives no candidates.
         spec = request_spec(
-            {f'resources:{A100}': '1', 'gpu:display': 'on'},
+            {f'resources:{A100}': '1', 'gpu:display': 'yes'},
             scheduler_hints={'_nova_check_type': ['rebuild']},
         )
         state = host_state('gpu1', self.a100_map())
@@ -306,15 +307,28 @@ class OrderTest(FilterTest):
         self.assertGreater(apart, 9)
 
     def test_the_same_state_gives_the_same_order(self) -> None:
+        # Two vGPUs from two cards: every pair, in whatever order.
         text = self.t4_map()
-        state = self.t4_host('gpu1', text)
-        state.allocation_candidates.reverse()
-        for found in state.allocation_candidates:
-            found['allocations'] = dict(reversed(found['allocations'].items()))
-        self.passing({f'resources:{T4_4Q}': '1'}, state)
-        for found in state.allocation_candidates:
-            found['allocations'] = dict(reversed(found['allocations'].items()))
-        self.assertEqual(self.order(text, T4_4Q), self.pools(state))
+        pairs = list(itertools.permutations(T4_POOLS, 2))
+        orders = []
+        for chosen in (
+            [(a, b) for a, b in pairs if a < b],
+            [(a, b) for a, b in pairs[::-1] if a > b],
+        ):
+            found = [
+                candidate('gpu1', *((pool, T4_4Q, 1) for pool in pair))
+                for pair in chosen
+            ]
+            state = host_state('gpu1', text, found)
+            specs = {f'resources1:{T4_4Q}': '1', f'resources2:{T4_4Q}': '1'}
+            self.assertEqual(['gpu1'], self.passing(specs, state))
+            orders.append(
+                [
+                    frozenset(c['allocations'])
+                    for c in state.allocation_candidates
+                ]
+            )
+        self.assertEqual(*orders)
 
     def test_many_servers_of_one_request_fill_card_after_card(self) -> None:
         # Nova claims the first candidate for each and tries no other.

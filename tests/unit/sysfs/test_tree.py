@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import fixtures
 import testtools
@@ -25,6 +27,18 @@ from hypothesis import strategies as st
 
 from nova_gpu.sysfs.tree import ATTRIBUTE, Tree
 from tests.unit import base  # noqa: F401  (loads hypothesis' profile)
+
+EVENTLET = """
+import eventlet
+eventlet.monkey_patch()
+
+import sys
+from nova_gpu.sysfs.tree import Tree
+
+tree = Tree(sys.argv[1])
+tree.text('a')
+print(*tree.warnings)
+"""
 
 
 class TreeTest(testtools.TestCase):
@@ -74,6 +88,19 @@ class TreeTest(testtools.TestCase):
         (self.root / 'a').mkdir()
         self.assertIsNone(self.tree.text('a', optional=True))
         self.assert_warned('Is a directory')
+
+    def test_unreadable_on_eventlet(self) -> None:
+        # Its os.read would wait for the directory, and forget about that.
+        (self.root / 'a').mkdir()
+        found = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', EVENTLET, self.root],
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(
+            f'{self.root}/a: Is a directory\n', found.stdout, found.stderr
+        )
 
     def test_number(self) -> None:
         for content, expected in ((b'7\n', 7), (b'-1\n', -1), (b'007', 7)):
