@@ -51,6 +51,8 @@ class _Weigher(weights.BaseHostWeigher):
 
     def weight_multiplier(self, host_state: Any) -> float:
         """The option, or what the host's aggregates say."""
+        if not host_state.aggregates:
+            return self._multiplier
         return float(
             utils.get_weight_multiplier(
                 host_state, self._key, self._multiplier
