@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
+from nova_gpu import putaside
+
 GROUP = cfg.OptGroup(
     'gpu',
     title='GPU options',
@@ -36,14 +38,18 @@ for more rules; the first rule that says a thing about a card decides it.
 Fields that choose cards, of which all given must match: ``address`` (a PCI
 address with ``*`` and ``?``), ``vendor_id`` and ``product_id`` (four
 hexadecimal digits), ``numa_node`` (a number, -1 for none), ``mechanism``
-(``whole``, ``mdev``).
+(``whole`` for a card without virtual functions and vGPU types, ``mdev`` for
+vGPUs that are mediated devices, ``vendor_vfio`` for NVIDIA's vGPUs on virtual
+functions without them, ``vf`` for virtual functions handed out as they are).
 
 Fields that say what to do with them: ``use`` (``passthrough``, ``vgpu`` or
 ``ignore``), ``profiles`` (a list of the vGPU types to offer, by name without
 the vendor or by id), ``reserved`` (units of each class that are never handed
 out), ``resource_class`` (``VGPU``, ``PGPU`` or ``CUSTOM_...``, in place of
 the default ``CUSTOM_GPU_<model>`` or ``CUSTOM_VGPU_<profile>``), ``traits``
-(a list of ``CUSTOM_...`` traits to add).
+(a list of ``CUSTOM_...`` traits to add), ``virtual_functions`` (a number, or
+``"all"``: where none is enabled when nova-compute starts, enable so many;
+NVIDIA's driver always enables all).
 
 Examples::
 
@@ -59,9 +65,48 @@ the field. A rule that matches no card is only warned of.
         default='/',
         advanced=True,
         help="""
-The directory that holds the ``sys`` and ``proc`` of the host. Change it only
-where nova-compute sees them in another place than ``/``, as some containers
-do.
+The directory that holds the ``sys``, ``proc`` and ``dev`` of the host, and
+``usr/lib/nvidia`` if there is one. Change it only where nova-compute sees them
+in another place than ``/``, as some containers do. What runs privileged reads
+this option from the same configuration files.
+""",
+    ),
+    cfg.IntOpt(
+        'restore_timeout',
+        default=60,
+        min=0,
+        help="""
+How many seconds nova-compute waits, when it starts, for a driver that comes
+late.
+
+After a host's boot the vGPUs of its instances have to be made again before
+the instances start, and virtual functions have to be enabled where a rule
+asks for them. If the card's driver isn't there yet, nova-compute looks again
+every second for so long in all, then logs what is missing and goes on without
+it. 0 doesn't wait. A host where nothing is missing never waits.
+
+Related options:
+
+* ``[gpu] rule``, field ``virtual_functions``
+* ``[DEFAULT] resume_guests_state_on_host_boot``
+""",
+    ),
+    cfg.StrOpt(
+        'put_aside_dir',
+        default=putaside.FOLDER,
+        advanced=True,
+        help="""
+The directory that remembers which cards, virtual functions and mediated
+devices are put aside.
+
+A device that can't be cleaned, as one whose reset fails, is given to nobody
+until ``nova-gpu host release`` brings it back. Each has a small file here, so
+that it stays put aside over a restart of nova-compute and of the host: the
+directory must be on a disk, and nova-compute must be able to write to it. It
+is made when it is needed.
+
+``nova-gpu`` looks in the default place; give it ``--config-file`` if you
+change this.
 """,
     ),
 ]

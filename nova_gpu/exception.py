@@ -22,6 +22,9 @@
     ├── MissingMechanism     an installation without its entry points
     ├── UnknownProvider      an allocation on a provider that isn't ours
     ├── NotEnoughUnits       fewer free units than an allocation asks for
+    ├── AddressesTooWide     a guest that the host's CPU has no room for
+    ├── UnitTaken            a unit that somebody else was faster to take
+    ├── UnitUnusable         a unit that has to be put aside
     └── EffectFailed         a change of the host that the kernel refused
 
 Each carries the facts as attributes, so that callers never parse messages.
@@ -112,6 +115,44 @@ class NotEnoughUnits(GpuError):
         super().__init__(
             f'pool {pool} can not give {wanted} {resource_class}: {reason}'
         )
+
+
+class AddressesTooWide(GpuError):
+    """The GPUs and the memory of a guest need wider addresses than the host's.
+
+    ``bars_mib`` is the sum of the GPUs' 64-bit BARs.
+    """
+
+    def __init__(
+        self, needed: int, host: int, memory_mib: int, bars_mib: int
+    ) -> None:
+        self.needed = needed
+        self.host = host
+        self.memory_mib = memory_mib
+        self.bars_mib = bars_mib
+        super().__init__(
+            f'{memory_mib} MiB of memory and {bars_mib} MiB of '
+            f'GPU BARs need {needed} bits of physical addresses, and the '
+            f'CPU of this host has {host}'
+        )
+
+
+class UnitTaken(GpuError):
+    """Somebody took the unit between the look and the change."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        self.device = device
+        self.reason = reason
+        super().__init__(f'device {device} is taken: {reason}')
+
+
+class UnitUnusable(GpuError):
+    """The unit's device is broken: it is put aside until it is released."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        self.device = device
+        self.reason = reason
+        super().__init__(f'device {device} can not be used: {reason}')
 
 
 class EffectFailed(GpuError):

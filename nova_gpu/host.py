@@ -17,6 +17,7 @@ from __future__ import annotations
 from nova_gpu.model.device import Card, PciFunction, Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.sysfs.pci import PciReader
+from nova_gpu.sysfs.proc import read_address_bits
 from nova_gpu.sysfs.tree import Tree
 
 #: Where libvirt keeps the guests of QEMU: running ones, then defined ones.
@@ -32,10 +33,12 @@ def read_snapshot(tree: Tree) -> Snapshot:
     """
     before = len(tree.warnings)
     found = tuple(PciReader(tree).scan())
+    address_bits = read_address_bits(tree)
     return Snapshot(
         cards=tuple(f for f in found if isinstance(f, Card)),
         switches=tuple(f for f in found if isinstance(f, PciFunction)),
         warnings=tuple(tree.warnings[before:]),
+        address_bits=address_bits,
     )
 
 

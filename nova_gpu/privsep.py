@@ -10,43 +10,53 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Every privileged write.
+"""Every privileged act; the driver's effects.
 
-Arguments are typed and checked again here, on the privileged side, so that
-what a caller passes can't leave sysfs.
+What a caller passes is checked on the privileged side
+(:mod:`nova_gpu.effects.host`). Where sysfs is, that side reads from its own
+configuration.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import pathlib
-import re
-import uuid as uuid_module
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec
 
+from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 
+from nova_gpu import conf as gpu_conf
 from nova_gpu import exception
-from nova_gpu.model.address import PciAddress
-from nova_gpu.model.request import PARAMS_PATTERN
+from nova_gpu.effects.host import HostEffects
 
-# Attributes of sysfs belong to root: writing them as root needs no capability
-# at all. DAC_OVERRIDE is for a privsep daemon that runs as another user.
+# Attributes of sysfs belong to root, and no kernel asks for more than that
+# to write them. CAP_DAC_OVERRIDE is for a daemon that runs as another user,
+# and for opening a group below /dev/vfio, which libvirt may have given to
+# QEMU's user: without it root itself could not.
 sysfs_pctxt = priv_context.PrivContext(
     'nova_gpu',
     cfg_section='nova_gpu_privileged',
     pypath=__name__ + '.sysfs_pctxt',
     capabilities=[capabilities.CAP_DAC_OVERRIDE],
 )
+# For NVIDIA's script alone, which loads modules and rebinds drivers. It has
+# no capability of ours: a program that root runs gets root's from the kernel.
+# So this daemon must run as root, but only where VFs are to be enabled, and
+# the other one need not.
+sriov_pctxt = priv_context.PrivContext(
+    'nova_gpu',
+    cfg_section='nova_gpu_sriov',
+    pypath=__name__ + '.sriov_pctxt',
+    capabilities=[],
+)
 
-_SYS = pathlib.Path('/sys')
-_TYPE_ID = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}')
+_P = ParamSpec('_P')
 
 
 def create_mdev(parent: str, type_id: str, uuid: str) -> None:
-    """Make a mediated device of a type on the PCI function ``parent``."""
+    """Make a mediated device of a type on ``parent``."""
     with _explained('creating a vGPU', f'{parent} {type_id} {uuid}'):
         _create_mdev(parent, type_id, uuid)
 
@@ -57,10 +67,48 @@ def remove_mdev(uuid: str) -> None:
         _remove_mdev(uuid)
 
 
-def set_vgpu_params(uuid: str, params: str) -> None:
-    """Give a mediated device its plugin parameters."""
-    with _explained('setting vGPU parameters', f'{uuid} {params}'):
-        _set_vgpu_params(uuid, params)
+def set_vgpu_params(device: str, params: str) -> None:
+    """Give a vGPU, an mdev or a virtual function, plugin parameters."""
+    with _explained('setting vGPU parameters', f'{device} {params}'):
+        _set_vgpu_params(device, params)
+
+
+def set_vgpu_type(function: str, type_id: str) -> None:
+    """Give a virtual function a vGPU type; ``0`` frees it."""
+    with _explained('setting the vGPU type', f'{function} {type_id}'):
+        _set_vgpu_type(function, type_id)
+
+
+def reset_function(address: str) -> None:
+    """Reset a PCI function."""
+    with _explained('resetting a GPU', address):
+        _reset_function(address)
+
+
+def enable_vfs(address: str, count: int) -> None:
+    """Enable virtual functions on a card that has none enabled."""
+    with _explained('enabling virtual functions', f'{address} {count}'):
+        _enable_vfs(address, count)
+
+
+@contextlib.contextmanager
+def in_process(host_root: str) -> Iterator[None]:
+    """Act in this process, without a daemon, on the host at ``host_root``.
+
+    For a program that the operator runs as root already.
+    """
+    contexts = (sysfs_pctxt, sriov_pctxt)
+    before = [context.client_mode for context in contexts]
+    gpu_conf.register_opts(cfg.CONF)
+    cfg.CONF.set_override('host_root', host_root, 'gpu')
+    for context in contexts:
+        context.set_client_mode(False)
+    try:
+        yield
+    finally:
+        for context, mode in zip(contexts, before, strict=True):
+            context.set_client_mode(mode)
+        cfg.CONF.clear_override('host_root', 'gpu')
 
 
 @contextlib.contextmanager
@@ -78,60 +126,61 @@ def _explained(action: str, what: str) -> Iterator[None]:
         ) from exc
 
 
-@sysfs_pctxt.entrypoint
+def _privileged(
+    context: priv_context.PrivContext,
+) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Let a function run in the daemon of ``context``."""
+
+    def wrap(function: Callable[_P, None]) -> Callable[_P, None]:
+        @functools.wraps(function)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except OSError as exc:
+                if exc.filename is None:
+                    raise
+                # Only the arguments of an error cross, not its file.
+                raise OSError(
+                    exc.errno, f'{exc.strerror}: {exc.filename}'
+                ) from exc
+
+        entrypoint: Callable[_P, None] = context.entrypoint(run)
+        return entrypoint
+
+    return wrap
+
+
+def _host() -> HostEffects:
+    """The host as the daemon's own configuration has it."""
+    gpu_conf.register_opts(cfg.CONF)
+    return HostEffects(cfg.CONF.gpu.host_root)
+
+
+@_privileged(sysfs_pctxt)
 def _create_mdev(parent: str, type_id: str, uuid: str) -> None:
-    write(_SYS / create_path(parent, type_id), checked_uuid(uuid))
+    _host().create_mdev(parent, type_id, uuid)
 
 
-@sysfs_pctxt.entrypoint
+@_privileged(sysfs_pctxt)
 def _remove_mdev(uuid: str) -> None:
-    device = _SYS / 'bus/mdev/devices' / checked_uuid(uuid)
-    write(device / 'remove', '1', missing_ok=True)
+    _host().remove_mdev(uuid)
 
 
-@sysfs_pctxt.entrypoint
-def _set_vgpu_params(uuid: str, params: str) -> None:
-    if not re.fullmatch(PARAMS_PATTERN, params):
-        raise ValueError(f'{params!r} is not key=value[,key=value]')
-    device = _SYS / 'bus/mdev/devices' / checked_uuid(uuid)
-    write(device / 'nvidia/vgpu_params', params)
+@_privileged(sysfs_pctxt)
+def _set_vgpu_params(device: str, params: str) -> None:
+    _host().set_vgpu_params(device, params)
 
 
-def create_path(parent: str, type_id: str) -> str:
-    """The file below sysfs that makes an mdev of a type.
-
-    :raises ValueError: not an address, or not the name of a type
-    """
-    try:
-        address = PciAddress.parse(parent)
-    except exception.InvalidAddress as exc:
-        raise ValueError(str(exc)) from exc
-    if not _TYPE_ID.fullmatch(type_id):
-        raise ValueError(f'{type_id!r} is not the name of a vGPU type')
-    return f'class/mdev_bus/{address}/mdev_supported_types/{type_id}/create'
+@_privileged(sysfs_pctxt)
+def _set_vgpu_type(function: str, type_id: str) -> None:
+    _host().set_vgpu_type(function, type_id)
 
 
-def checked_uuid(text: str) -> str:
-    """``text`` in the one form that the kernel prints.
-
-    :raises ValueError: not a UUID
-    """
-    try:
-        return str(uuid_module.UUID(text))
-    except ValueError as exc:
-        raise ValueError(f'{text!r} is not a UUID') from exc
+@_privileged(sysfs_pctxt)
+def _reset_function(address: str) -> None:
+    _host().reset_function(address)
 
 
-def write(path: pathlib.Path, value: str, *, missing_ok: bool = False) -> None:
-    """Write an attribute in one call, never through a link at its end."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as exc:
-        # ENODEV: it went between the opening and the writing.
-        gone = exc.errno in (errno.ENOENT, errno.ENODEV)
-        if not (gone and missing_ok):
-            raise
+@_privileged(sriov_pctxt)
+def _enable_vfs(address: str, count: int) -> None:
+    _host().enable_vfs(address, count)

@@ -17,14 +17,14 @@ from __future__ import annotations
 import collections
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jsonschema
 
 from nova_gpu import exception
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.rule import USES, Rule
+from nova_gpu.model.rule import ALL, USES, Rule
 
 _HEX = {'type': 'string', 'pattern': r'^(0x)?[0-9a-fA-F]{4}\Z'}
 SCHEMA: dict[str, Any] = {
@@ -52,18 +52,36 @@ SCHEMA: dict[str, Any] = {
             'type': 'array',
             'items': {'type': 'string', 'pattern': r'^CUSTOM_[A-Z0-9_]+\Z'},
         },
+        'virtual_functions': {
+            'type': ['integer', 'string'],
+            'minimum': 1,
+            'pattern': r'^all\Z',
+        },
     },
 }
 
 
-def parse_rules(texts: Iterable[str]) -> tuple[Rule, ...]:
+def parse_rules(
+    texts: Iterable[str], mechanisms: Collection[str] | None = None
+) -> tuple[Rule, ...]:
     """The rules in the order in which they are given.
 
+    :param mechanisms: the names of those that are installed; None if it
+        isn't known which are
     :raises InvalidRule: naming the rule's number and the field
     """
-    return tuple(
+    rules = tuple(
         _parse(number, text) for number, text in enumerate(texts, start=1)
     )
+    for rule in rules:
+        if mechanisms is None or rule.mechanism in (None, *mechanisms):
+            continue
+        raise exception.InvalidRule(
+            rule.number,
+            'mechanism',
+            f'{rule.mechanism!r} is not one of {", ".join(mechanisms)}',
+        )
+    return rules
 
 
 def _parse(number: int, text: str) -> Rule:
@@ -95,6 +113,7 @@ def _parse(number: int, text: str) -> Rule:
         reserved=data.get('reserved'),
         resource_class=data.get('resource_class'),
         traits=_tuple(data.get('traits')),
+        virtual_functions=_count(data.get('virtual_functions')),
     )
 
 
@@ -119,6 +138,10 @@ def _address(value: str | None) -> str | None:
 
 def _hex(value: str | None) -> int | None:
     return None if value is None else int(value, 16)
+
+
+def _count(value: int | str | None) -> int | None:
+    return ALL if value == 'all' else value  # type: ignore[return-value]
 
 
 def _tuple(value: list[str] | None) -> tuple[str, ...] | None:

@@ -31,70 +31,45 @@ import collections
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 
 from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.mechanism.base import Effects, Mechanism
 from nova_gpu.model import hostmap, inventory
-from nova_gpu.model.address import PciAddress
+from nova_gpu.model.address import Address
+from nova_gpu.model.claim import (
+    ALLOCATED,
+    CLAIMED,
+    REMOVED,
+    Claim,
+    Move,
+    View,
+    Want,
+)
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Pool, Unit, Use
+from nova_gpu.model.inventory import Unit, Use
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
+from nova_gpu.putaside import PutAside
 
 LOG = logging.getLogger(__name__)
 
-CLAIMED = 'claimed'
-ALLOCATED = 'allocated'
-REMOVED = 'removed'
+#: How often a claim chooses again in one pool, if what it chose is broken or
+#: taken by somebody faster.
+ATTEMPTS = 3
 
 #: Holds what no guest held and could not be removed.
 NOBODY = '(none)'
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Want:
-    """A part of an allocation: ``count`` units of a class from a pool."""
-
-    pool: str
-    resource_class: str
-    count: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Claim:
-    """The units of one consumer, which is an instance's UUID.
-
-    ``stuck`` are those of them that could not be given back: no guest gets
-    them, and each look at the host tries again.
-    """
-
-    consumer: str
-    units: tuple[Unit, ...]
-    state: str
-    stuck: tuple[Unit, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class View:
-    """The host as it is now: every card's use, the pools, the claims."""
-
-    snapshot: Snapshot
-    uses: tuple[Use, ...]
-    pools: tuple[Pool, ...]
-    claims: tuple[Claim, ...]
-
-    @property
-    def units(self) -> tuple[Unit, ...]:
-        """All units in use."""
-        return tuple(u for claim in self.claims for u in claim.units)
-
-    def pool(self, key: str) -> Pool | None:
-        """The pool of that key, if the host has it."""
-        return next((p for p in self.pools if p.key == key), None)
 
 
 class Tracker:
@@ -102,6 +77,7 @@ class Tracker:
 
     :param read: reads the host; called under the tracker's lock, each time
         that a decision needs the truth
+    :param aside: the units that are put aside
     :param owned: cards that somebody else hands out, and who
     """
 
@@ -110,12 +86,17 @@ class Tracker:
         read: Callable[[], Snapshot],
         mechanisms: Sequence[Mechanism],
         effects: Effects,
+        aside: PutAside,
         rules: Sequence[Rule] = (),
-        owned: Callable[[Snapshot], Mapping[PciAddress, str]] | None = None,
+        owned: Callable[[Snapshot], Mapping[Address, str]] | None = None,
     ) -> None:
         self._read = read
         self._mechanisms = {m.name: m for m in mechanisms}
         self._effects = effects
+        self._aside = aside
+        # Put aside, with a reason that no file could take.
+        self._unsaved: dict[str, str] = {}
+        self._known_aside: dict[str, str] = {}
         self._rules = tuple(rules)
         self._owned = owned or (lambda snapshot: {})
         self._claims: dict[str, Claim] = {}
@@ -138,27 +119,42 @@ class Tracker:
             return self._look(self._read())
 
     def claim(
-        self, consumer: str, wants: Iterable[Want], request: GpuRequest
+        self,
+        consumer: str,
+        wants: Iterable[Want],
+        request: GpuRequest,
+        others: Mapping[str, Collection[str]] | None = None,
     ) -> Claim:
         """Give units to a consumer: all that it wants, or none.
 
         A consumer that already holds units gets these added; what an earlier
         attempt left is given back by :meth:`release` first, by the caller.
 
+        :param others: for each pool those that may serve in its place
         :raises UnknownProvider: a pool or class that the host hasn't
         :raises NotEnoughUnits: fewer free units than wanted
         :raises EffectFailed: a unit could not be prepared
         """
+        wants = tuple(wants)
         with self._lock:
             self._retry()
             prepared: list[Unit] = []
+            moves = []
+            # No two wants of a request may end up in one pool.
+            asked = {want.pool for want in wants}
             try:
                 for want in wants:
-                    self._take(want, request, prepared)
+                    pools = [
+                        p
+                        for p in (others or {}).get(want.pool, ())
+                        if p not in asked
+                    ]
+                    pool = self._take(want, pools, request, prepared, consumer)
+                    asked.add(pool)
+                    if pool != want.pool:
+                        moves.append(Move(want, pool))
             except Exception:
-                stuck = self._clean(prepared, consumer)
-                if stuck:
-                    self._hold(Claim(consumer, stuck, CLAIMED, stuck))
+                self._undo(prepared, consumer)
                 raise
             # The guest is made anew: what the old one named is forgotten.
             self._waiting.pop(consumer, None)
@@ -171,7 +167,7 @@ class Tracker:
                 unit.card,
                 consumer,
             )
-        return claim
+        return dataclasses.replace(claim, moves=tuple(moves))
 
     def settle(self, consumer: str) -> None:
         """Note that the consumer's guest is defined and holds its units."""
@@ -210,6 +206,21 @@ class Tracker:
             with self._lock:
                 self._kept.discard(consumer)
 
+    def make_again(self, consumer: str) -> None:
+        """Make again what has gone of a consumer's units, as it was.
+
+        :raises GpuError: it can't be had any more
+        """
+        with self._lock:
+            snapshot = self._read()
+            for unit in self.units_of(consumer):
+                mechanism = self._mechanisms[unit.mechanism]
+                if not mechanism.restore(unit, snapshot, self._effects):
+                    raise exception.UnitUnusable(
+                        unit.device,
+                        f'the driver of card {unit.card} is not loaded',
+                    )
+
     def hand_over(self, consumer: str, other: str) -> None:
         """Let ``other`` hold what ``consumer`` holds, if it holds anything."""
         with self._lock:
@@ -231,7 +242,9 @@ class Tracker:
         units = [] if claim is None else claim.units
         stuck = () if claim is None else claim.stuck
         held = collections.Counter(
-            (u.pool, u.resource_class) for u in units if u not in stuck
+            (u.pool, u.resource_class)
+            for u in units
+            if u not in stuck and u.allocated
         )
         return [
             dataclasses.replace(want, count=left)
@@ -265,12 +278,18 @@ class Tracker:
                 self._drop_leaks(snapshot)
             return self._look(self._read())
 
-    def hostdevs(self, consumer: str, request: GpuRequest) -> list[Hostdev]:
-        """The guest devices of all that the consumer holds."""
+    def units_of(self, consumer: str) -> tuple[Unit, ...]:
+        """The units that the consumer's guest gets from us."""
         claim = self.claim_of(consumer)
         if claim is None:
-            return []
-        units = [u for u in claim.units if u not in claim.stuck]
+            return ()
+        return tuple(
+            u for u in claim.units if u.allocated and u not in claim.stuck
+        )
+
+    def hostdevs(self, consumer: str, request: GpuRequest) -> list[Hostdev]:
+        """The guest devices of all that the consumer holds."""
+        units = self.units_of(consumer)
         return [
             hostdev
             for name, mechanism in self._mechanisms.items()
@@ -312,11 +331,12 @@ class Tracker:
     # Everything below runs under the lock.
 
     def _uses(self, snapshot: Snapshot) -> tuple[Use, ...]:
-        held: dict[PciAddress, list[Unit]] = {}
+        held: dict[Address, list[Unit]] = {}
         for claim in self._claims.values():
             for unit in claim.units:
                 held.setdefault(unit.card, []).append(unit)
         owned = self._owned(snapshot)
+        aside = self._put_aside_now()
         return tuple(
             inventory.classify(
                 card,
@@ -324,6 +344,7 @@ class Tracker:
                 self._rules,
                 owned,
                 held.get(card.address, ()),
+                aside,
             )
             for card in snapshot.cards
         )
@@ -372,23 +393,117 @@ class Tracker:
         self._told = now
 
     def _take(
-        self, want: Want, request: GpuRequest, prepared: list[Unit]
+        self,
+        want: Want,
+        others: Collection[str],
+        request: GpuRequest,
+        prepared: list[Unit],
+        consumer: str,
+    ) -> str:
+        """Prepare what is wanted; returns the pool that served it.
+
+        Each unit is in ``prepared`` as soon as it is made.
+        """
+        before = len(prepared)
+        error: exception.GpuError | None = None
+        for pool in (want.pool, *self._by_room(want, others)):
+            try:
+                self._take_from(pool, want, request, prepared)
+            except (
+                exception.NotEnoughUnits,
+                exception.EffectFailed,
+            ) as exc:
+                error = error or exc
+                self._undo(prepared[before:], consumer)
+                del prepared[before:]
+            else:
+                return pool
+        assert error is not None
+        raise error
+
+    def _by_room(self, want: Want, others: Collection[str]) -> Iterator[str]:
+        """Those of ``others`` that can serve: the fullest first."""
+        if not others:
+            return
+        rooms = []
+        for use in self._look(self._read()).uses:
+            if use.pool is None or use.pool not in others:
+                continue
+            for offer in use.offers:
+                fits = offer.resource_class == want.resource_class
+                if fits and offer.free >= want.count:
+                    rooms.append((not offer.used, offer.free, use.pool))
+        for _, _, pool in sorted(rooms):
+            yield pool
+
+    def _take_from(
+        self,
+        key: str,
+        want: Want,
+        request: GpuRequest,
+        prepared: list[Unit],
     ) -> None:
-        """Prepare what is wanted; each unit is in ``prepared`` at once."""
-        view = self._look(self._read())
-        pool = view.pool(want.pool)
-        if pool is None or want.resource_class not in pool.inventories:
-            raise exception.UnknownProvider(want.pool, want.resource_class)
-        mechanism = self._mechanisms[pool.mechanism]
-        uses = [u for u in view.uses if u.pool == pool.key]
-        held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
-        chosen = mechanism.choose(
-            pool, uses, want.resource_class, want.count, held
+        left = want.count
+        for _ in range(ATTEMPTS):
+            view = self._look(self._read())
+            pool = view.pool(key)
+            if pool is None or want.resource_class not in pool.inventories:
+                raise exception.UnknownProvider(key, want.resource_class)
+            mechanism = self._mechanisms[pool.mechanism]
+            uses = [u for u in view.uses if u.pool == pool.key]
+            held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
+            try:
+                for unit in mechanism.choose(
+                    pool, uses, want.resource_class, left, held
+                ):
+                    made = mechanism.prepare(unit, request, self._effects)
+                    prepared.append(made)
+                    left -= 1
+                    prepared[-1] = mechanism.configure(
+                        made, request, self._effects
+                    )
+            except exception.UnitUnusable as exc:
+                self._put_aside(exc)
+                error: exception.GpuError = exc
+            except exception.UnitTaken as exc:
+                LOG.warning('Choosing again: %s', exc)
+                error = exc
+            else:
+                return
+        raise exception.NotEnoughUnits(
+            key, want.resource_class, left, str(error)
         )
-        for unit in chosen:
-            made = mechanism.prepare(unit, request, self._effects)
-            prepared.append(made)
-            mechanism.configure(made, request, self._effects)
+
+    def _undo(self, prepared: Sequence[Unit], consumer: str) -> None:
+        """Take back what a claim that failed has made."""
+        stuck = self._clean(prepared, consumer)
+        if stuck:
+            self._hold(Claim(consumer, stuck, CLAIMED, stuck))
+
+    def _put_aside(self, error: exception.UnitUnusable) -> None:
+        LOG.error(
+            'Putting device %s aside until "nova-gpu host release" brings '
+            'it back: %s',
+            error.device,
+            error.reason,
+        )
+        try:
+            self._aside.add(error.device, error.reason)
+        except OSError as exc:
+            LOG.error(
+                'Device %s is put aside only until nova-compute stops: %s',
+                error.device,
+                exc,
+            )
+            self._unsaved[error.device] = error.reason
+
+    def _put_aside_now(self) -> dict[str, str]:
+        """What is put aside; what was, if the folder can't be read now."""
+        try:
+            self._known_aside = self._aside.read()
+        except OSError as exc:
+            LOG.error('Could not read what is put aside: %s', exc)
+        return {**self._unsaved, **self._known_aside}
 
     def _hold(self, claim: Claim) -> Claim:
         """Add a claim to what its consumer holds already."""
@@ -415,9 +530,11 @@ class Tracker:
         }
         alone = [unit for unit in units if unit.device not in others]
         stuck = self._clean(alone, claim.consumer, again=again)
-        left = tuple(u for u in claim.units if u in stuck or u not in units)
+        kept = tuple(u for u in claim.units if u not in units)
         del self._claims[claim.consumer]
-        self._hold(dataclasses.replace(claim, units=left, stuck=stuck))
+        self._hold(
+            dataclasses.replace(claim, units=(*kept, *stuck), stuck=stuck)
+        )
 
     def _retry(self) -> None:
         for claim in tuple(self._claims.values()):
@@ -426,7 +543,12 @@ class Tracker:
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Give guests what their XML names, now or when a card comes back."""
-        present = frozenset(card.address for card in snapshot.cards)
+        present: frozenset[Address] = frozenset(
+            (
+                *(card.address for card in snapshot.cards),
+                *(vf.address for card in snapshot.cards for vf in card.vfs),
+            )
+        )
         for consumer, guest in tuple(self._waiting.items()):
             if not guest.mdevs and guest.functions.isdisjoint(present):
                 continue
@@ -457,6 +579,8 @@ class Tracker:
         for unit in units:
             try:
                 self._mechanisms[unit.mechanism].clean(unit, self._effects)
+            except exception.UnitUnusable as exc:
+                self._put_aside(exc)
             except Exception as exc:
                 # Whatever it was: nobody else may get the unit.
                 failed(
@@ -466,7 +590,8 @@ class Tracker:
                     consumer,
                     exc,
                 )
-                stuck.append(unit)
+                # Its allocation goes; what it takes is reserved from now on.
+                stuck.append(dataclasses.replace(unit, allocated=False))
             else:
                 LOG.info(
                     'Released %s (%s) of card %s, instance %s',
@@ -506,9 +631,14 @@ class Tracker:
 
     def _drop_leaks(self, snapshot: Snapshot) -> None:
         uses = self._ours(snapshot)
+        aside = self._put_aside_now()
         held = [u for c in self._claims.values() for u in c.units]
         for mechanism in self._mechanisms.values():
-            leaked = mechanism.leaked(snapshot, uses, held)
+            leaked = [
+                unit
+                for unit in mechanism.leaked(snapshot, uses, held)
+                if unit.device not in aside
+            ]
             for unit in leaked:
                 LOG.warning(
                     'Removing %s (%s) of card %s: no guest holds it',

@@ -66,7 +66,7 @@ def build(hostdevs: Sequence[Hostdev], machine: str = 'q35') -> list[Device]:
         devices += _one_slot(tuple(group), place)
     for hostdev in hostdevs:
         if hostdev.function is not None and hostdev.slot is None:
-            devices.append(Device(_pci(hostdev.function), hostdev))
+            devices.append(Device(_pci(hostdev), hostdev))
         elif hostdev.mdev is not None:
             devices.append(Device(_mdev(hostdev), hostdev))
     return devices
@@ -80,8 +80,7 @@ def _has_pcie(machine: str) -> bool:
 def _one_slot(group: tuple[Hostdev, ...], place: PciAddress) -> list[Device]:
     devices = []
     for number, hostdev in enumerate(group):
-        assert hostdev.function is not None
-        element = _pci(hostdev.function)
+        element = _pci(hostdev)
         address = etree.SubElement(element, 'address', type='pci')
         _fill(address, dataclasses.replace(place, function=number))
         # Only function 0 says so, and only if it isn't alone.
@@ -91,12 +90,16 @@ def _one_slot(group: tuple[Hostdev, ...], place: PciAddress) -> list[Device]:
     return devices
 
 
-def _pci(function: PciAddress) -> etree._Element:
+def _pci(hostdev: Hostdev) -> etree._Element:
+    assert hostdev.function is not None
     element = etree.Element(
-        'hostdev', mode='subsystem', type='pci', managed='yes'
+        'hostdev',
+        mode='subsystem',
+        type='pci',
+        managed='yes' if hostdev.managed else 'no',
     )
     source = etree.SubElement(element, 'source')
-    _fill(etree.SubElement(source, 'address'), function)
+    _fill(etree.SubElement(source, 'address'), hostdev.function)
     return element
 
 

@@ -18,7 +18,8 @@
     GpuError
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
-    └── NothingToPreview   a card or profile that no guest would get
+    ├── NothingToPreview   a card or profile that no guest would get
+    └── NotReleased        a device that stays as it is
 """
 
 from __future__ import annotations
@@ -48,3 +49,12 @@ class NothingToPreview(exception.GpuError):
         self.what = what
         self.reason = reason
         super().__init__(f'{what}: {reason}')
+
+
+class NotReleased(exception.GpuError):
+    """``device`` stays as it is, for the ``reason``."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        self.device = device
+        self.reason = reason
+        super().__init__(f'{device}: {reason}')

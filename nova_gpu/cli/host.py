@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cliff import lister
@@ -39,6 +39,8 @@ COLUMNS = (
     'Profiles',
     'Instances',
     'Reason',
+    'Rules',
+    'Put Aside',
 )
 #: Formats that carry lists and objects; the others get text.
 STRUCTURED = ('json', 'yaml')
@@ -52,6 +54,7 @@ class HostShow(lister.Lister):
     One row a card. Profiles are the vGPU types that it takes, or the
     resource class of a whole card, each with the free and all units; those
     that are closed while the card holds another profile are only counted.
+    Rules are those that decided something, with what they decided.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -92,6 +95,14 @@ def _note(found: survey.Survey) -> None:
             'es' if switches[1:] else '',
             ', '.join(str(switch.address) for switch in switches),
         )
+    there = {device for use in found.uses for device, _ in use.aside}
+    for device, reason in found.put_aside.items():
+        if device not in there:
+            LOG.warning(
+                '%s is put aside, and is no device of a card in use: %s',
+                device,
+                reason,
+            )
     if not found.uses:
         LOG.info('no GPU found below %s', found.root)
 
@@ -109,6 +120,8 @@ def _row(use: Use, holders: Sequence[str]) -> list[Any]:
         [_profile(offer) for offer in use.offers],
         list(holders),
         use.reason,
+        dict(use.ruling.decided),
+        [{'device': device, 'reason': reason} for device, reason in use.aside],
     ]
 
 
@@ -125,14 +138,19 @@ def _profile(offer: Offer) -> dict[str, Any]:
 
 def _text(value: Any, width: int, missing: str) -> Any:
     """A cell as text; numbers stay, so that they are told from text."""
-    if value is None or value == []:
+    if value is None or value in ([], {}):
         return missing
+    if isinstance(value, dict):
+        return _fill(_rules(value), ', ', width)
     if isinstance(value, str):
         return _fill(value.split(), ' ', width)
     if not isinstance(value, list):
         return value
     if isinstance(value[0], str):
         return _fill(value, ', ', width)
+    if 'device' in value[0]:
+        told = '; '.join(f'{v["device"]} ({v["reason"]})' for v in value)
+        return _fill(told.split(), ' ', width)
     shown = [p for p in value if p['used'] or p['free']] or value
     parts = [
         f'{p["profile"] or p["resource_class"]} {p["free"]}/{p["total"]} free'
@@ -141,6 +159,14 @@ def _text(value: Any, width: int, missing: str) -> Any:
     if len(shown) < len(value):
         parts.append(f'{len(value) - len(shown)} closed')
     return _fill(parts, ', ', width)
+
+
+def _rules(decided: Mapping[str, int]) -> list[str]:
+    """Each rule that decided something, and what."""
+    said: dict[int, list[str]] = {}
+    for field, number in decided.items():
+        said.setdefault(number, []).append(field)
+    return [f'{number} ({", ".join(said[number])})' for number in sorted(said)]
 
 
 def _fill(parts: Sequence[str], glue: str, width: int) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from nova_gpu import putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
 
@@ -27,6 +28,7 @@ class Settings:
     """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs."""
 
     host_root: str = '/'
+    put_aside_dir: str = putaside.FOLDER
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
 
@@ -68,6 +70,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
         )
         settings = Settings(
             host_root=conf.gpu.host_root,
+            put_aside_dir=conf.gpu.put_aside_dir,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (

@@ -31,12 +31,13 @@ from nova_gpu.cli.guests import told_guests
 from nova_gpu.cli.settings import read_settings
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Mechanism
-from nova_gpu.model.address import PciAddress
+from nova_gpu.model.address import Address
 from nova_gpu.model.device import Card, Snapshot
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit, Use, classify
 from nova_gpu.model.rule import Rule
-from nova_gpu.sysfs.pci import DEVICES
+from nova_gpu.putaside import PutAside
+from nova_gpu.sysfs.functions import DEVICES
 from nova_gpu.sysfs.tree import Tree
 
 LOG = logging.getLogger('nova_gpu.cli')
@@ -44,12 +45,19 @@ LOG = logging.getLogger('nova_gpu.cli')
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Survey:
-    """A host's cards, what each is used for, and the guests on each."""
+    """A host's cards, what each is used for, and the guests on each.
+
+    ``put_aside`` has the reason for each device that is put aside, be it
+    there or not; ``folder`` is where that is written.
+    """
 
     root: str
     snapshot: Snapshot
     uses: tuple[Use, ...]
-    holders: Mapping[PciAddress, tuple[str, ...]]
+    guests: tuple[GuestDevices, ...]
+    put_aside: Mapping[str, str]
+    folder: PutAside
+    holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
 
 
@@ -60,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help=(
             'directory that holds the sys and proc of the host, and for '
-            'the instances its etc/libvirt/qemu and run/libvirt/qemu '
+            'the instances its etc/libvirt/qemu and run/libvirt/qemu, for '
+            'devices put aside its var/lib/nova/gpu/put-aside '
             '(default: [gpu] host_root, or /)'
         ),
     )
@@ -104,21 +113,31 @@ def survey(args: argparse.Namespace) -> Survey:
             ' and '.join(settings.nova_owns),
         )
     loaded = mechanisms.load()
-    empty = _uses(snapshot.cards, loaded, settings.rules, {})
-    held: dict[PciAddress, list[Unit]] = {}
-    holders: dict[PciAddress, list[str]] = {}
-    for guest in told_guests(tree):
+    folder = PutAside(
+        tree.path(settings.put_aside_dir.lstrip('/'))
+        if args.root
+        else settings.put_aside_dir
+    )
+    aside = _read(folder)
+    empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
+    held: dict[Address, list[Unit]] = {}
+    holders: dict[Address, list[str]] = {}
+    guests = told_guests(tree)
+    for guest in guests:
         for unit in _held_by(guest, loaded, empty):
             held.setdefault(unit.card, []).append(unit)
             names = holders.setdefault(unit.card, [])
             if (name := guest.uuid or guest.name) not in names:
                 names.append(name)
-    uses = _uses(snapshot.cards, loaded, settings.rules, held)
+    uses = _uses(snapshot.cards, loaded, settings.rules, held, aside)
     _report_rules(settings.rules, uses)
     return Survey(
         root=os.fspath(tree.root),
         snapshot=snapshot,
         uses=uses,
+        guests=guests,
+        put_aside=aside,
+        folder=folder,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},
     )
@@ -132,14 +151,29 @@ def _check(tree: Tree) -> None:
             raise error.UnusableRoot(path, exc.strerror or str(exc)) from exc
 
 
+def _read(folder: PutAside) -> dict[str, str]:
+    try:
+        return folder.read()
+    except OSError as exc:
+        LOG.warning('what is put aside is not known: %s', exc)
+        return {}
+
+
 def _uses(
     cards: Iterable[Card],
     loaded: Sequence[Mechanism],
     rules: Sequence[Rule],
-    held: Mapping[PciAddress, Sequence[Unit]],
+    held: Mapping[Address, Sequence[Unit]],
+    aside: Mapping[str, str],
 ) -> tuple[Use, ...]:
     return tuple(
-        classify(card, loaded, rules, held=held.get(card.address, ()))
+        classify(
+            card,
+            loaded,
+            rules,
+            held=held.get(card.address, ()),
+            aside=aside,
+        )
         for card in cards
     )
 

@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from cliff import command
 
 from nova_gpu.cli import error, survey
-from nova_gpu.mechanism.mdev import MdevVgpu, new_uuid
+from nova_gpu.mechanism.vf import PlainVf
+from nova_gpu.mechanism.vgpu import Vgpu
 from nova_gpu.mechanism.whole import WholeCard
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.inventory import Offer, Unit, Use
@@ -31,8 +32,8 @@ from nova_gpu.model.request import GpuRequest
 class XmlPreview(command.Command):
     """Print the libvirt XML of the devices that a guest would get.
 
-    Free or not doesn't matter. The UUID of a vGPU is an example: each guest
-    gets a new one.
+    Free or not doesn't matter. The UUID of a vGPU, or its virtual function,
+    is an example: which a guest gets is decided when it is made.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -43,7 +44,10 @@ class XmlPreview(command.Command):
             metavar='ADDRESS',
             nargs='+',
             action='extend',
-            help='whole cards, by PCI address, like 0000:84:00.0',
+            help=(
+                'whole cards, or virtual functions that are passed through, '
+                'by PCI address, like 0000:84:00.0'
+            ),
         )
         what.add_argument(
             '--profile',
@@ -104,9 +108,14 @@ class XmlPreview(command.Command):
 
         from nova_gpu import xml
 
-        mechanism = found.mechanisms[units[0].mechanism]
         request = GpuRequest(resources={}, display=args.display)
-        hostdevs = mechanism.hostdevs(units, request)
+        hostdevs = [
+            hostdev
+            for name, mechanism in found.mechanisms.items()
+            for hostdev in mechanism.hostdevs(
+                [unit for unit in units if unit.mechanism == name], request
+            )
+        ]
         for device in xml.build(hostdevs, args.machine):
             self.app.stdout.write(
                 etree.tostring(
@@ -117,6 +126,12 @@ class XmlPreview(command.Command):
 
 def _whole(found: survey.Survey, address: PciAddress) -> Unit:
     what = f'card {address}'
+    for cut in found.uses:
+        function = cut.card.vf(address)
+        plain = found.mechanisms.get(cut.mechanism or '')
+        if function is not None and isinstance(plain, PlainVf):
+            name = cut.offers[0].resource_class
+            return plain.new_unit(cut.card, function, name)
     use = next((u for u in found.uses if u.card.address == address), None)
     if use is None:
         raise error.NothingToPreview(
@@ -129,9 +144,13 @@ def _whole(found: survey.Survey, address: PciAddress) -> Unit:
     if use.mechanism != WholeCard.name:
         raise error.NothingToPreview(
             what,
-            f'handed out as {use.mechanism}, not whole; for a vGPU give '
-            f'--profile with one of '
-            f'{_listed(_name(offer) for offer in use.offers)}',
+            f'handed out as {use.mechanism}, not whole; '
+            + (
+                'give --card with one of its virtual functions'
+                if use.mechanism == PlainVf.name
+                else f'for a vGPU give --profile with one of '
+                f'{_listed(_name(offer) for offer in use.offers)}'
+            ),
         )
     return Unit(
         mechanism=WholeCard.name,
@@ -148,7 +167,8 @@ def _vgpus(found: survey.Survey, profile: str, count: int) -> list[Unit]:
     offers = [
         (use, offer)
         for use in found.uses
-        if use.mechanism == MdevVgpu.name and use.reason is None
+        if use.reason is None
+        and isinstance(found.mechanisms.get(use.mechanism or ''), Vgpu)
         for offer in use.offers
     ]
     chosen = [o for o in offers if _is_named(profile, o[1].type_id, o[1].name)]
@@ -161,18 +181,20 @@ def _vgpus(found: survey.Survey, profile: str, count: int) -> list[Unit]:
         raise error.NothingToPreview(
             what, f'{count} of it: this host takes 1 to {total}'
         )
-    use, offer = chosen[0]
-    return [
-        Unit(
-            mechanism=MdevVgpu.name,
-            pool=str(use.pool),
-            resource_class=offer.resource_class,
-            card=use.card.address,
-            device=new_uuid(),
-            type_id=offer.type_id,
-        )
-        for _ in range(count)
+    # Cards are taken as if they were empty.
+    places = [
+        (use, offer, parent)
+        for use, offer in chosen
+        for parent in (
+            use.card.parents if use.card.vfs else use.card.parents * count
+        )[: offer.total]
     ]
+    units = []
+    for use, offer, parent in places[:count]:
+        mechanism = found.mechanisms[str(use.mechanism)]
+        assert isinstance(mechanism, Vgpu)
+        units.append(mechanism.new_unit(use, offer, parent))
+    return units
 
 
 def _why_not(

@@ -38,13 +38,31 @@ class Effects(Protocol):
     """
 
     def create_mdev(self, parent: str, type_id: str, uuid: str) -> None:
-        """Make a mediated device on the PCI function ``parent``."""
+        """Make a mediated device on a PCI function or a virtual parent."""
 
     def remove_mdev(self, uuid: str) -> None:
-        """Remove a mediated device; one that isn't there is no error."""
+        """Remove a mediated device; one that isn't there is no error.
 
-    def set_vgpu_params(self, uuid: str, params: str) -> None:
-        """Give a mediated device its plugin parameters."""
+        EBUSY: a guest uses it.
+        """
+
+    def set_vgpu_params(self, device: str, params: str) -> None:
+        """Give plugin parameters to an mdev, or to a virtual function."""
+
+    def set_vgpu_type(self, function: str, type_id: str) -> None:
+        """Give a virtual function a vGPU type.
+
+        ``0`` frees it: no error if it is empty, EBUSY if a guest uses it.
+        """
+
+    def reset_function(self, address: str) -> None:
+        """Reset a PCI function of a GPU. EBUSY: a guest uses it."""
+
+    def enable_vfs(self, address: str, count: int) -> None:
+        """Enable virtual functions of a card. EBUSY: some are enabled.
+
+        NVIDIA's own program enables all, whatever ``count`` says.
+        """
 
 
 class Mechanism(abc.ABC):
@@ -100,12 +118,16 @@ class Mechanism(abc.ABC):
         """Make a chosen unit, and return it as it was made.
 
         One effect at most: a call that fails has left nothing behind.
+
+        :raises nova_gpu.exception.EffectFailed: the card can't do it
+        :raises nova_gpu.exception.UnitTaken: somebody was faster
+        :raises nova_gpu.exception.UnitUnusable: its device is broken
         """
 
     @abc.abstractmethod
     def configure(
         self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> None:
+    ) -> Unit:
         """Set what the flavor asks of a unit that is made.
 
         If it fails, :meth:`clean` follows.
@@ -113,13 +135,17 @@ class Mechanism(abc.ABC):
 
     @abc.abstractmethod
     def clean(self, unit: Unit, effects: Effects) -> None:
-        """Take a unit back; the undo of :meth:`prepare`, at any time."""
+        """Take a unit back; the undo of :meth:`prepare`, at any time.
+
+        :raises nova_gpu.exception.EffectFailed: it is tried again later
+        :raises nova_gpu.exception.UnitUnusable: its device is broken
+        """
 
     @abc.abstractmethod
     def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
         """The units of this mechanism that a guest's XML holds.
 
-        Only what we gave it: what others made for the guest is theirs.
+        Those that others gave to the guest are not ``allocated``.
         """
 
     @abc.abstractmethod
@@ -127,6 +153,18 @@ class Mechanism(abc.ABC):
         self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
     ) -> list[Unit]:
         """Units that we once made and that no guest holds."""
+
+    def restore(
+        self, unit: Unit, snapshot: Snapshot, effects: Effects
+    ) -> bool:
+        """Make a guest's unit again after a boot of the host.
+
+        Whether it is there now; False if the host can't have it yet, as its
+        driver isn't loaded.
+
+        :raises nova_gpu.exception.GpuError: it can't be had any more
+        """
+        return True
 
     @abc.abstractmethod
     def hostdevs(

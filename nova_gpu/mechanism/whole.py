@@ -14,10 +14,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from nova_gpu import exception
 from nova_gpu.mechanism.base import Effects, Mechanism
+from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards
 from nova_gpu.model.device import Card, Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
@@ -27,6 +29,10 @@ from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
 
 VFIO = 'vfio-pci'
+NO_IOMMU = (
+    "has no IOMMU group: turn on the IOMMU in the firmware and on the "
+    "kernel's command line"
+)
 
 
 class WholeCard(Mechanism):
@@ -36,18 +42,21 @@ class WholeCard(Mechanism):
     use = 'passthrough'
 
     def recognizes(self, card: Card) -> bool:
-        return card.driver in (None, VFIO)
+        is_pci = isinstance(card.address, PciAddress)
+        return is_pci and card.driver in (None, VFIO) and not card.vfs
 
     def refusal(self, card: Card) -> str | None:
         if card.boot_vga:
             return "serves the host's console (boot VGA)"
         if card.driver not in (None, VFIO):
             return f'bound to {card.driver}: bind it to {VFIO}'
-        if card.iommu_group is None:
+        if card.vfs:
             return (
-                "has no IOMMU group: turn on the IOMMU in the firmware and "
-                "on the kernel's command line"
+                f'has {len(card.vfs)} virtual functions enabled, which a '
+                f'guest with the whole card would take away'
             )
+        if card.iommu_group is None:
+            return NO_IOMMU
         if card.strangers:
             names = ', '.join(str(other) for other in card.strangers)
             return f'shares IOMMU group {card.iommu_group} with {names}'
@@ -60,8 +69,8 @@ class WholeCard(Mechanism):
         self, card: Card, ruling: Ruling, held: Sequence[Unit]
     ) -> tuple[Offer, ...]:
         name = ruling.resource_class or card_class(card)
-        used = 1 if held else 0
-        return (Offer(name, total=1, used=used, free=1 - used),)
+        used = int(any(unit.allocated for unit in held))
+        return (Offer(name, total=1, used=used, free=int(not held)),)
 
     def choose(
         self,
@@ -89,7 +98,9 @@ class WholeCard(Mechanism):
             )
         return tuple(self._unit(card, resource_class) for card in chosen)
 
-    def _unit(self, card: Card, resource_class: str) -> Unit:
+    def _unit(
+        self, card: Card, resource_class: str, allocated: bool = True
+    ) -> Unit:
         return Unit(
             mechanism=self.name,
             pool=self.pool_key(card),
@@ -97,6 +108,7 @@ class WholeCard(Mechanism):
             card=card.address,
             device=str(card.address),
             functions=card.functions,
+            allocated=allocated,
         )
 
     def prepare(
@@ -107,21 +119,25 @@ class WholeCard(Mechanism):
 
     def configure(
         self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> None:
+    ) -> Unit:
         """Nothing to do: the card is the guest's, settings included."""
+        return unit
 
     def clean(self, unit: Unit, effects: Effects) -> None:
-        """Nothing to do: libvirt gives managed devices back itself."""
+        reset(unit, effects)
 
     def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
-        return [
-            self._unit(
-                use.card,
-                use.ruling.resource_class or card_class(use.card),
+        units = []
+        for use in uses:
+            if use.card.address not in guest.functions:
+                continue
+            recorded = guest.recorded(str(use.card.address))
+            units.append(
+                self._unit(use.card, recorded.resource_class)
+                if recorded
+                else self._unit(use.card, card_class(use.card), False)
             )
-            for use in uses
-            if use.card.address in guest.functions
-        ]
+        return units
 
     def leaked(
         self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
@@ -141,3 +157,20 @@ class WholeCard(Mechanism):
             ]
             slot += together
         return devices
+
+
+def reset(unit: Unit, effects: Effects) -> None:
+    """Let the kernel reset what a guest had, where it offers that.
+
+    libvirt has given a managed function back by now.
+
+    :raises UnitUnusable: the reset failed: nobody knows what a guest left
+    """
+    try:
+        effects.reset_function(unit.device)
+    except exception.EffectFailed as exc:
+        if exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTTY):
+            return  # no such function, or none that can be reset
+        if exc.errno == errno.EBUSY:
+            raise  # a guest still has it: later
+        raise exception.UnitUnusable(unit.device, str(exc)) from exc

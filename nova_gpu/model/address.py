@@ -23,6 +23,7 @@ from nova_gpu import exception
 _PATTERN = re.compile(
     r'(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])'
 )
+_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_-]{0,63}')
 
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
@@ -65,3 +66,57 @@ class PciAddress:
             other.bus,
             other.slot,
         )
+
+
+@functools.total_ordering
+@dataclasses.dataclass(frozen=True, slots=True)
+class VirtualParent:
+    """A device below ``/sys/devices/virtual`` that takes mediated devices.
+
+    The samples of the Linux tree (``mtty``, ``mdpy``, ``mbochs``) are such;
+    they come after all PCI addresses.
+    """
+
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> VirtualParent:
+        """Read the name of a device, as sysfs has it.
+
+        :raises InvalidAddress: ``text`` can't be such a name
+        """
+        if not _NAME.fullmatch(text):
+            raise exception.InvalidAddress(text)
+        return cls(text)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __lt__(self, other: object) -> bool:
+        if isinstance(other, VirtualParent):
+            return self.name < other.name
+        return NotImplemented if not isinstance(other, PciAddress) else False
+
+    @property
+    def token(self) -> str:
+        """The name as part of another: ``my_parent``."""
+        return re.sub(r'[^A-Za-z0-9]', '_', self.name)
+
+    def same_slot(self, other: PciAddress) -> bool:
+        """It is in no slot."""
+        return False
+
+
+#: Where a card is.
+Address = PciAddress | VirtualParent
+
+
+def parse_address(text: str) -> Address:
+    """Read a PCI address, or the name of a virtual parent.
+
+    :raises InvalidAddress: ``text`` is neither
+    """
+    try:
+        return PciAddress.parse(text)
+    except exception.InvalidAddress:
+        return VirtualParent.parse(text)

@@ -14,9 +14,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import Card
 
 
@@ -40,18 +39,3 @@ def choose_cards(count: int, free: Iterable[Card]) -> tuple[Card, ...]:
     )
     chosen = [card for cards in by_size for card in cards][:count]
     return tuple(chosen) if len(chosen) == count else ()
-
-
-def choose_parent(
-    parents: Sequence[PciAddress], taken: Iterable[PciAddress]
-) -> PciAddress | None:
-    """The function on which the next mdev of a card is made.
-
-    A card that holds its mdevs itself has one parent for all of them; on
-    SR-IOV cards each virtual function holds one, and the lowest free one is
-    taken. None if all are taken.
-    """
-    if len(parents) == 1:
-        return parents[0]
-    occupied = set(taken)
-    return min((p for p in parents if p not in occupied), default=None)

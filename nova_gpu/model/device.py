@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nova_gpu.model.address import PciAddress
+from nova_gpu.model.address import Address, PciAddress, VirtualParent
 from nova_gpu.model.profile import VgpuType
 
 #: PCI classes of cards: VGA, 3D, other display, processing accelerator.
@@ -52,25 +52,50 @@ class PciFunction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mdev:
-    """One mediated device; ``parent`` is the PCI function it lives on."""
+    """One mediated device; ``parent`` is the device it lives on."""
 
     uuid: str
-    parent: PciAddress
+    parent: Address
     type_id: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class VirtualFunction:
+    """One SR-IOV virtual function of a card.
+
+    ``type_id`` is the vGPU type that the vendor's own VFIO interface has set
+    on it, None for none. ``problem`` says why no guest can get it, as far as
+    sysfs tells. Of a function that takes mediated devices only the address
+    is read.
+    """
+
+    address: PciAddress
+    driver: str | None = None
+    type_id: str | None = None
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Card:
-    """One physical GPU and what sysfs says of it.
+    """One physical GPU, or another parent of vGPUs, and what sysfs says.
 
     ``numa_node`` is -1 where the firmware names none. ``companions`` are the
     other functions of the card's own slot, ``strangers`` the functions of
     other slots that share its IOMMU group. ``types`` are the vGPU types that
-    the card takes, ``parents`` the functions on which they can be made (the
+    the card takes, ``parents`` the devices on which they can be made (the
     card itself, or its virtual functions), ``mdevs`` those that exist.
+
+    ``vfs`` are the virtual functions that are enabled, ``vf_product_id`` what
+    they are, ``total_vfs`` how many the card can have. ``vendor_vfio`` says
+    that they take vGPU types by the vendor's own VFIO interface: then
+    ``parents`` are those of them that do. ``gpu_instances`` is the number of
+    MIG GPU instances, None without MIG or where it isn't known. ``bars`` are
+    the sizes in bytes of the 64-bit memory BARs, ``vf_bars`` those of one
+    virtual function. ``resettable`` says whether the kernel offers to reset
+    the card.
     """
 
-    address: PciAddress
+    address: Address
     vendor_id: int
     product_id: int
     class_code: int
@@ -84,20 +109,53 @@ class Card:
     companions: tuple[PciFunction, ...] = ()
     strangers: tuple[PciFunction, ...] = ()
     types: tuple[VgpuType, ...] = ()
-    parents: tuple[PciAddress, ...] = ()
+    parents: tuple[Address, ...] = ()
     mdevs: tuple[Mdev, ...] = ()
+    vfs: tuple[VirtualFunction, ...] = ()
+    total_vfs: int = 0
+    vf_product_id: int | None = None
+    vendor_vfio: bool = False
+    gpu_instances: int | None = None
+    bars: tuple[int, ...] = ()
+    vf_bars: tuple[int, ...] = ()
+    resettable: bool = False
 
     @property
     def vendor(self) -> str:
-        """The vendor's name, or its PCI id."""
+        """The vendor's name, or its PCI id; a virtual parent's own name."""
+        if isinstance(self.address, VirtualParent):
+            return self.address.name
         return VENDORS.get(self.vendor_id, f'{self.vendor_id:04x}')
 
     @property
     def functions(self) -> tuple[PciAddress, ...]:
         """The card and its companions, in the order of their functions."""
+        if not isinstance(self.address, PciAddress):
+            return ()
         return tuple(
             sorted([self.address, *(c.address for c in self.companions)])
         )
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The type ids of the vGPUs that exist, whoever made them."""
+        return (
+            *(mdev.type_id for mdev in self.mdevs),
+            *(vf.type_id for vf in self.vfs if vf.type_id is not None),
+        )
+
+    @property
+    def free_parents(self) -> tuple[Address, ...]:
+        """The parents without a vGPU, where each holds one."""
+        taken = {
+            *(mdev.parent for mdev in self.mdevs),
+            *(vf.address for vf in self.vfs if vf.type_id is not None),
+        }
+        return tuple(p for p in self.parents if p not in taken)
+
+    def vf(self, address: object) -> VirtualFunction | None:
+        """The virtual function at ``address``, if the card has it."""
+        return next((v for v in self.vfs if v.address == address), None)
 
     def type_by_id(self, type_id: str) -> VgpuType | None:
         """The vGPU type of that id, if the card has it."""
@@ -109,13 +167,15 @@ class Snapshot:
     """One pass over a host's sysfs.
 
     ``warnings`` are the files that could not be used, each with its path
-    and what was found there.
+    and what was found there. ``address_bits`` is the width of the host's
+    physical addresses.
     """
 
     cards: tuple[Card, ...] = ()
     switches: tuple[PciFunction, ...] = ()
     warnings: tuple[str, ...] = ()
+    address_bits: int | None = None
 
-    def card(self, address: PciAddress) -> Card | None:
+    def card(self, address: Address) -> Card | None:
         """The card at ``address``, if there is one."""
         return next((c for c in self.cards if c.address == address), None)

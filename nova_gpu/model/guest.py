@@ -17,8 +17,15 @@ from __future__ import annotations
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
 
-from nova_gpu.model.address import PciAddress
+from nova_gpu import exception
+from nova_gpu.model.address import PciAddress, parse_address
+from nova_gpu.model.inventory import Unit
+
+#: The namespace of what we record in a guest's metadata.
+NAMESPACE = 'urn:nova-gpu:1'
+ET.register_namespace('gpu', NAMESPACE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Hostdev:
     A ``function`` is passed through by its PCI address, an ``mdev`` by its
     UUID. Functions with the same ``slot`` number stay together in one slot
     of the guest. ``display`` marks the vGPU that shows the guest's screen.
+    libvirt binds a ``managed`` function to vfio-pci, and gives it back.
     """
 
     function: PciAddress | None = None
@@ -35,12 +43,14 @@ class Hostdev:
     slot: int | None = None
     display: bool = False
     model: str = 'vfio-pci'
+    managed: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GuestDevices:
     """The PCI functions and mdevs of one guest.
 
+    ``units`` are those that we gave it, as its metadata records them.
     ``readable`` is False if the XML doesn't parse: then everything in it
     that looks like a device of the host counts as held, since a unit too
     many in use is a smaller harm than one given twice.
@@ -51,6 +61,11 @@ class GuestDevices:
     functions: frozenset[PciAddress] = frozenset()
     mdevs: frozenset[str] = frozenset()
     readable: bool = True
+    units: tuple[Unit, ...] = ()
+
+    def recorded(self, device: str) -> Unit | None:
+        """What the metadata says of a device, if we gave it."""
+        return next((u for u in self.units if u.device == device), None)
 
 
 def parse_guest(text: str, name: str) -> GuestDevices:
@@ -77,7 +92,65 @@ def parse_guest(text: str, name: str) -> GuestDevices:
         uuid=domain.findtext('uuid'),
         functions=frozenset(f for f in functions if f is not None),
         mdevs=frozenset(mdevs - {''}),
+        units=_units(domain),
     )
+
+
+def metadata(units: Iterable[Unit]) -> ET.Element:
+    """The element of a guest's metadata that records its units.
+
+    After a reboot of the host nothing else tells which vGPUs there were, and
+    after a change of names or rules nothing else tells which resource class
+    an allocation was made for.
+    """
+    root = ET.Element(f'{{{NAMESPACE}}}units')
+    for unit in units:
+        values = {
+            'mechanism': unit.mechanism,
+            'pool': unit.pool,
+            'class': unit.resource_class,
+            'card': str(unit.card),
+            'device': unit.device,
+            'functions': ' '.join(map(str, unit.functions)),
+            'type': unit.type_id,
+            'name': unit.name,
+            'parent': None if unit.parent is None else str(unit.parent),
+            'params': unit.params,
+        }
+        ET.SubElement(
+            root,
+            f'{{{NAMESPACE}}}unit',
+            {key: value for key, value in values.items() if value},
+        )
+    return root
+
+
+def _units(domain: ET.Element) -> tuple[Unit, ...]:
+    path = f'metadata/{{{NAMESPACE}}}units/{{{NAMESPACE}}}unit'
+    units = (_unit(element.attrib) for element in domain.iterfind(path))
+    return tuple(unit for unit in units if unit is not None)
+
+
+def _unit(fields: Mapping[str, str]) -> Unit | None:
+    try:
+        parent = fields.get('parent')
+        return Unit(
+            mechanism=fields['mechanism'],
+            pool=fields['pool'],
+            resource_class=fields['class'],
+            card=parse_address(fields['card']),
+            device=fields['device'],
+            functions=tuple(
+                PciAddress.parse(f)
+                for f in fields.get('functions', '').split()
+            ),
+            type_id=fields.get('type'),
+            name=fields.get('name'),
+            parent=None if parent is None else parse_address(parent),
+            params=fields.get('params'),
+        )
+    except (KeyError, exception.InvalidAddress):
+        return None  # not by us, or edited: as if it weren't there
 
 
 def _address(fields: dict[str, str]) -> PciAddress | None:
@@ -102,10 +175,15 @@ def _salvage(text: str, name: str) -> GuestDevices:
         elif 'bus' in fields and 'function' in fields:
             functions.add(_address(fields))
     found = re.search(r'<uuid>([^<]+)</uuid>', text)
+    recorded = (
+        _unit(dict(re.findall(r'(\w+)=[\'"]([^\'"]*)', element)))
+        for element in re.findall(r'<(?:\w+:)?unit\s[^>]*', text)
+    )
     return GuestDevices(
         name=name,
         uuid=found[1].strip() if found else None,
         functions=frozenset(f for f in functions if f is not None),
         mdevs=frozenset(mdevs),
         readable=False,
+        units=tuple(unit for unit in recorded if unit is not None),
     )

@@ -192,6 +192,8 @@ def build(
             cards.setdefault(use.pool, []).append(use)
     held: dict[str, dict[str, int]] = {}
     for unit in units:
+        if not unit.allocated:
+            continue
         counts = held.setdefault(unit.pool, {})
         counts[unit.resource_class] = counts.get(unit.resource_class, 0) + 1
     states = []

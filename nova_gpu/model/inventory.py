@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from nova_gpu.model import rule as rule_model
-from nova_gpu.model.address import PciAddress
+from nova_gpu.model.address import Address, PciAddress
 from nova_gpu.model.device import Card
 from nova_gpu.model.profile import token, vendor_token
 
@@ -37,19 +37,28 @@ MEMORY_STEPS_GIB = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
 class Unit:
     """What one guest device consumes.
 
-    ``device`` is the PCI address of a whole card or the UUID of a mediated
-    device; ``functions`` are the PCI functions handed to the guest (empty
-    for an mdev), ``parent`` the function that an mdev lives on.
+    ``device`` is the PCI address of a whole card or of a virtual function,
+    or the UUID of a mediated device; ``functions`` are the PCI functions
+    handed to the guest (none for an mdev), ``parent`` the device that a vGPU
+    lives on. ``type_id`` and ``name`` are those of the vGPU type, ``params``
+    its plugin parameters.
+
+    ``allocated`` says whether an allocation in Placement stands for it. None
+    does for what is put aside, and for what somebody else gave to a guest:
+    that is reserved as long as it is there.
     """
 
     mechanism: str
     pool: str
     resource_class: str
-    card: PciAddress
+    card: Address
     device: str
     functions: tuple[PciAddress, ...] = ()
     type_id: str | None = None
-    parent: PciAddress | None = None
+    name: str | None = None
+    parent: Address | None = None
+    params: str | None = None
+    allocated: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,12 +99,20 @@ class Mechanism(Protocol):
     def offers(
         self, card: Card, ruling: rule_model.Ruling, held: Sequence[Unit]
     ) -> tuple[Offer, ...]:
-        """What the card gives while ``held`` of it is in use."""
+        """What the card gives while ``held`` of it is in use.
+
+        Units among them that aren't ``allocated`` can't be had, and don't
+        count as used.
+        """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Use:
-    """What one card is used for, or the ``reason`` that it isn't."""
+    """What one card is used for, or the ``reason`` that it isn't.
+
+    ``aside`` are the devices of the card that are put aside, each with the
+    reason; ``owner`` is who else hands the card out, if somebody does.
+    """
 
     card: Card
     mechanism: str | None = None
@@ -105,6 +122,8 @@ class Use:
         default_factory=rule_model.Ruling
     )
     reason: str | None = None
+    aside: tuple[tuple[str, str], ...] = ()
+    owner: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +140,7 @@ class Pool:
 
     key: str
     mechanism: str
-    cards: tuple[PciAddress, ...]
+    cards: tuple[Address, ...]
     inventories: Mapping[str, Inventory]
     traits: frozenset[str] = frozenset()
 
@@ -144,13 +163,16 @@ def classify(
     card: Card,
     mechanisms: Iterable[Mechanism],
     rules: Iterable[rule_model.Rule] = (),
-    owned: Mapping[PciAddress, str] | None = None,
+    owned: Mapping[Address, str] | None = None,
     held: Sequence[Unit] = (),
+    aside: Mapping[str, str] | None = None,
 ) -> Use:
     """Decide what ``card`` is used for.
 
-    ``owned`` are the cards that somebody else hands out, with the place
-    where that is written; ``held`` the units in use on this card.
+    :param owned: the cards that somebody else hands out, with the place
+        where that is written
+    :param held: the units in use on this card
+    :param aside: the devices that are put aside, with the reasons
     """
     known = {m.name: m for m in mechanisms}
     found = next((m for m in known.values() if m.recognizes(card)), None)
@@ -158,38 +180,84 @@ def classify(
         found = known.get(held[0].mechanism, found)
     ruling = rule_model.rule_on(card, found.name if found else None, rules)
     if not held and ruling.use and (not found or found.use != ruling.use):
-        found = next((m for m in known.values() if m.use == ruling.use), None)
-    reason = _closed(card, found, ruling, owned or {})
+        found = _other(card, known.values(), ruling.use)
+    owner = (owned or {}).get(card.address)
+    reason = _closed(card, found, ruling, owner)
     if found is None or (reason is not None and not held):
-        return Use(card, ruling=ruling, reason=reason)
-    offers = found.offers(card, ruling, held)
+        return Use(card, ruling=ruling, reason=reason, owner=owner)
+    put_aside = _put_aside(card, aside or {})
+    blocked = [
+        Unit(found.name, '', '', card.address, device, allocated=False)
+        for device, _ in put_aside
+    ]
+    offers = found.offers(card, ruling, (*held, *blocked))
     if not offers:
         return Use(
             card,
             ruling=ruling,
             reason=(
                 f'no rule allows any of its vGPU types; allowed: '
-                f'{", ".join(ruling.profiles or ())}'
+                f'{", ".join(ruling.profiles)}'
+                if ruling.profiles
+                else 'its driver lists no vGPU type that it can make now'
             ),
+            aside=put_aside,
+            owner=owner,
         )
     if reason is not None:
         # What a guest holds stays in the pool whatever became of the card:
         # only its release takes it out. Nothing new is given meanwhile.
         offers = tuple(dataclasses.replace(o, free=0) for o in offers)
-    return Use(card, found.name, found.pool_key(card), offers, ruling, reason)
+    return Use(
+        card,
+        found.name,
+        found.pool_key(card),
+        offers,
+        ruling,
+        reason,
+        put_aside,
+        owner,
+    )
+
+
+def _other(
+    card: Card, mechanisms: Iterable[Mechanism], use: str
+) -> Mechanism | None:
+    """The mechanism that a rule's ``use`` means for this card.
+
+    Preferably one that could serve the card; otherwise the last, which is
+    the simplest, to say what the card lacks.
+    """
+    fitting = [m for m in mechanisms if m.use == use]
+    able = [m for m in fitting if m.refusal(card) is None]
+    return next(iter((*able, *reversed(fitting))), None)
+
+
+def _put_aside(
+    card: Card, aside: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Those of the put-aside devices that are this card's."""
+    if not aside:
+        return ()
+    devices = (
+        str(card.address),
+        *(str(vf.address) for vf in card.vfs),
+        *(mdev.uuid for mdev in card.mdevs),
+    )
+    return tuple((d, aside[d]) for d in devices if d in aside)
 
 
 def _closed(
     card: Card,
     found: Mechanism | None,
     ruling: rule_model.Ruling,
-    owned: Mapping[PciAddress, str],
+    owner: str | None,
 ) -> str | None:
     """Why nothing of the card is handed out, or None."""
     if ruling.use == 'ignore':
-        return f'rule {ruling.use_rule} says to ignore it'
-    if card.address in owned:
-        return f'belongs to {owned[card.address]}'
+        return f'rule {ruling.decided["use"]} says to ignore it'
+    if owner is not None:
+        return f'belongs to {owner}'
     if found is None:
         return _unusable(card)
     return found.refusal(card)
@@ -214,7 +282,8 @@ def pools(uses: Iterable[Use], gone: Iterable[Unit] = ()) -> tuple[Pool, ...]:
             members.setdefault(use.pool, []).append(use)
     missing: dict[str, list[Unit]] = {}
     for unit in gone:
-        missing.setdefault(unit.pool, []).append(unit)
+        if unit.allocated:
+            missing.setdefault(unit.pool, []).append(unit)
     return tuple(
         _pool(key, members.get(key, []), missing.get(key, []))
         for key in sorted(members.keys() | missing.keys())
@@ -229,7 +298,9 @@ def _pool(key: str, uses: list[Use], gone: list[Unit]) -> Pool:
         for offer in use.offers:
             name = offer.resource_class
             total[name] = total.get(name, 0) + offer.total
-            blocked = offer.total - offer.used - offer.free + left
+            # What a guest holds may have gone with its card, while an
+            # allocation stands for it: that is kept for its next start.
+            blocked = max(0, offer.total - offer.used - offer.free) + left
             closed[name] = closed.get(name, 0) + min(offer.total, blocked)
     for unit in gone:
         total[unit.resource_class] = total.get(unit.resource_class, 0) + 1

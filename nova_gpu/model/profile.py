@@ -57,6 +57,51 @@ class VgpuType:
     device_api: str = 'vfio-pci'
 
 
+#: ``A40-8Q``, ``A100-1-5C``, ``A100-1-5CME``, with the vendor's name or not.
+_NAME = re.compile(
+    r'(?:(?:NVIDIA|GRID)\s+)?'
+    r'(?P<card>\S.*?)'
+    r'(?:-(?P<slices>[1-9]))?'
+    r'-(?P<gib>[0-9]{1,4})(?P<series>[ABCQ])'
+    r'(?P<variant>ME|NOME|MEALL|GFX)?'
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileName:
+    """What the name of a vGPU type tells.
+
+    ``slices`` are those of its MIG GPU instance, None for a type that isn't
+    MIG-backed.
+    """
+
+    card: str
+    slices: int | None
+    framebuffer_mib: int
+    series: str
+    variant: str | None
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_name(name: str) -> ProfileName | None:
+    """Read the name of a vGPU type; None for one that tells nothing.
+
+    Source of the format: NVIDIA's vGPU user guide, "Virtual GPU Types". A
+    framebuffer of 0 GB stands for 512 MB.
+    """
+    match = _NAME.fullmatch(name.strip())
+    if match is None:
+        return None
+    slices = match['slices']
+    return ProfileName(
+        card=match['card'],
+        slices=None if slices is None else int(slices),
+        framebuffer_mib=int(match['gib']) * 1024 or 512,
+        series=match['series'],
+        variant=match['variant'],
+    )
+
+
 def parse_description(text: str) -> tuple[int | None, int | None]:
     """Framebuffer in MiB and instances a card from a type's description.
 

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nova_gpu.model.device import Card
 
 USES = ('passthrough', 'vgpu', 'ignore')
+#: Stands for the number of all virtual functions that a card can have.
+ALL = -1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Rule:
     """One ``[gpu] rule``: fields to match, then what to say of the card.
 
     A field that is None isn't looked at, or says nothing.
+    ``virtual_functions`` is how many to enable, :data:`ALL` for as many as
+    the card can have.
     """
 
     number: int
@@ -41,6 +45,7 @@ class Rule:
     reserved: int | None = None
     resource_class: str | None = None
     traits: tuple[str, ...] | None = None
+    virtual_functions: int | None = None
 
     def matches(self, card: Card, mechanism: str | None) -> bool:
         """Whether the rule speaks of ``card``, which serves ``mechanism``."""
@@ -57,24 +62,28 @@ class Rule:
 
 
 #: What a rule can say; each is decided by the first rule that says it.
-DECISIONS = ('use', 'profiles', 'reserved', 'resource_class', 'traits')
+DECISIONS = (
+    'use', 'profiles', 'reserved', 'resource_class', 'traits',
+    'virtual_functions',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ruling:
     """What all rules together say of one card.
 
-    ``rules`` are the numbers of those that match it, ``use_rule`` is the one
-    that decided its use.
+    ``rules`` are the numbers of those that match it, ``decided`` has for
+    each thing that was said the number of the rule that said it.
     """
 
     use: str | None = None
-    use_rule: int | None = None
     profiles: tuple[str, ...] | None = None
     reserved: int = 0
     resource_class: str | None = None
     traits: tuple[str, ...] = ()
+    virtual_functions: int = 0
     rules: tuple[int, ...] = ()
+    decided: Mapping[str, int] = dataclasses.field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
 
 
@@ -99,12 +108,12 @@ def rule_on(
                     f'card {card.address}: rule {rule.number} says {field} '
                     f'{value!r}, but rule {by} already said {before!r}'
                 )
-    decided = {field: value for field, (value, _) in said.items()}
+    values = {field: value for field, (value, _) in said.items()}
     return Ruling(
-        use_rule=said['use'][1] if 'use' in said else None,
+        decided={field: number for field, (_, number) in said.items()},
         rules=tuple(numbers),
         conflicts=tuple(conflicts),
-        **decided,  # type: ignore[arg-type]
+        **values,  # type: ignore[arg-type]
     )
 
 

@@ -77,6 +77,8 @@ _NVIDIA = {
     0x26B9: Model('L40S', 48),
     0x27B8: Model('L4', 24),
     0x2901: Model('B200', 180),
+    0x2BB1: Model('RTX PRO 6000 Blackwell Workstation Edition', 96),
+    0x2BB4: Model('RTX PRO 6000 Blackwell Max-Q Workstation Edition', 96),
     0x2BB5: Model('RTX PRO 6000 Blackwell Server Edition', 96),
 }
 _AMD = {

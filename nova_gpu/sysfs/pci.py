@@ -10,57 +10,29 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""PCI functions as the kernel shows them.
-
-Source of the format: Documentation/ABI/testing/sysfs-bus-pci in the Linux
-tree.
-"""
+"""The cards and switches of a host, in one pass over its sysfs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from nova_gpu import exception
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import (
     CARD_CLASSES,
     OTHER_BRIDGE_CLASS,
-    PCI_BRIDGE_CLASS,
     VENDORS,
     Card,
-    Mdev,
     PciFunction,
 )
-from nova_gpu.model.profile import VgpuType
-from nova_gpu.sysfs import mdev as mdev_reader
+from nova_gpu.sysfs import functions
+from nova_gpu.sysfs.forms import FormsReader
+from nova_gpu.sysfs.functions import DEVICES, UNREADABLE
+from nova_gpu.sysfs.iommu import Groups
 from nova_gpu.sysfs.names import card_names
 from nova_gpu.sysfs.tree import Tree
 
-DEVICES = 'sys/bus/pci/devices'
-GROUPS = 'sys/kernel/iommu_groups'
 _VGA_CLASS = 0x0300
 _NVIDIA = 0x10DE
-_VIRTFN = re.compile(r'virtfn[0-9]+')
-#: Stands for the name of a driver whose link can't be read.
-UNREADABLE = '(unreadable)'
-
-
-def _id(tree: Tree, name: str, field: str) -> int | None:
-    return tree.hex_number(f'{DEVICES}/{name}/{field}', 4)
-
-
-def _class(tree: Tree, name: str) -> int | None:
-    code = tree.hex_number(f'{DEVICES}/{name}/class', 6)
-    return None if code is None else code >> 8
-
-
-def _address(tree: Tree, path: str, name: str) -> PciAddress | None:
-    try:
-        return PciAddress.parse(name)
-    except exception.InvalidAddress as exc:
-        tree.warn(path, str(exc))
-        return None
 
 
 class PciReader:
@@ -68,74 +40,74 @@ class PciReader:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._mdev_parents = mdev_reader.read_parents(tree)
-        self._mdevs: dict[PciAddress, list[Mdev]] = {}
-        for mdev in mdev_reader.read_mdevs(tree):
-            self._mdevs.setdefault(mdev.parent, []).append(mdev)
-        # What types are is the same on all cards of a product.
-        self._types: dict[tuple[int, int], dict[str, VgpuType]] = {}
+        self._groups = Groups(tree)
+        self._forms = FormsReader(tree, self._groups)
 
     def scan(self) -> Iterator[Card | PciFunction]:
         """Every card and every NVSwitch, in the order of their addresses.
 
         Virtual functions are reached from their card and not read one by
-        one: a card's are skipped here, whatever their number.
+        one: a card's are skipped here, whatever their number. Parents of
+        mdevs that are no hardware come last.
         """
         virtual: set[str] = set()
-        for name in self._tree.names(DEVICES, optional=False):
+        listed = self._tree.names(DEVICES, optional=False)
+        there = frozenset(listed)
+        for name in listed:
             if name in virtual:
                 continue
-            code = _class(self._tree, name)
-            if code not in CARD_CLASSES and code != OTHER_BRIDGE_CLASS:
-                continue
-            vendor = _id(self._tree, name, 'vendor')
-            if vendor not in VENDORS:
-                continue
-            address = _address(self._tree, f'{DEVICES}/{name}', name)
-            product = _id(self._tree, name, 'device')
-            if (
-                address is None
-                or code is None
-                or vendor is None
-                or product is None
-            ):
-                continue
-            if code == OTHER_BRIDGE_CLASS:
-                if vendor == _NVIDIA:
-                    yield self._function(address, vendor, product, code)
-                continue
-            entries = set(
-                self._tree.names(f'{DEVICES}/{name}', optional=False)
-            )
-            functions = self._virtual_functions(name, entries)
-            virtual.update(map(str, functions))
-            if not entries or 'physfn' in entries:
-                continue
-            card = self._card(
-                address, vendor, product, code, entries, functions
-            )
-            # What has gone meanwhile may have lost its driver first, and
-            # would look like a card that is there for passthrough.
-            if _class(self._tree, name) == code:
-                yield card
+            code = functions.read_class(self._tree, name)
+            found: Card | PciFunction | None = None
+            if code in CARD_CLASSES:
+                found = self._read_card(name, code, there, virtual)
+            elif code == OTHER_BRIDGE_CLASS:
+                found = self._read_switch(name, code)
+            if found is not None:
+                yield found
+        yield from self._forms.virtual_cards()
 
-    def _virtual_functions(
-        self, name: str, entries: set[str]
-    ) -> list[PciAddress]:
-        found = []
-        for entry in entries:
-            if _VIRTFN.fullmatch(entry):
-                path = f'{DEVICES}/{name}/{entry}'
-                target = self._tree.link(path)
-                if target is not None:
-                    found.append(_address(self._tree, path, target))
-        return sorted(f for f in found if f is not None)
+    def _read_switch(self, name: str, code: int) -> PciFunction | None:
+        found = self._identity(name)
+        if found is None or found[1] != _NVIDIA:
+            return None
+        address, vendor, product = found
+        return functions.read_function(
+            self._tree, address, vendor, product, code
+        )
 
-    def _function(
-        self, address: PciAddress, vendor: int, product: int, code: int
-    ) -> PciFunction:
-        driver = self._tree.link(f'{DEVICES}/{address}/driver')
-        return PciFunction(address, vendor, product, code, driver)
+    def _read_card(
+        self, name: str, code: int, there: Collection[str], virtual: set[str]
+    ) -> Card | None:
+        """The card of that name; its functions are added to ``virtual``.
+
+        ``there`` are all functions of the host.
+        """
+        tree = self._tree
+        entries = tree.names(f'{DEVICES}/{name}', optional=False)
+        vfs = functions.read_virtual_functions(tree, name, entries, there)
+        virtual.update(map(str, vfs))
+        if not entries or 'physfn' in entries:
+            return None
+        found = self._identity(name)
+        if found is None:
+            return None
+        card = self._card(*found, code, entries)
+        card = self._forms.fill(card, vfs, virtual)
+        # What has gone meanwhile may have lost its driver first, and would
+        # look like a card that is there for passthrough.
+        return card if functions.read_class(tree, name) == code else None
+
+    def _identity(self, name: str) -> tuple[PciAddress, int, int] | None:
+        """Address, vendor and product; None for a vendor with no cards."""
+        tree = self._tree
+        vendor = functions.read_id(tree, name, 'vendor')
+        if vendor is None or vendor not in VENDORS:
+            return None
+        address = functions.read_address(tree, f'{DEVICES}/{name}', name)
+        product = functions.read_id(tree, name, 'device')
+        if address is None or product is None:
+            return None
+        return address, vendor, product
 
     def _card(
         self,
@@ -143,22 +115,24 @@ class PciReader:
         vendor: int,
         product: int,
         code: int,
-        entries: set[str],
-        functions: list[PciAddress],
+        entries: Collection[str],
     ) -> Card:
+        """A card by itself."""
         base = f'{DEVICES}/{address}'
         tree = self._tree
         numa_node = tree.number(f'{base}/numa_node', optional=True)
         boot_vga = None
         if code == _VGA_CLASS:
             boot_vga = tree.number(f'{base}/boot_vga', optional=True)
-        group, others = self._group(address)
+        total_vfs = None
+        if 'sriov_totalvfs' in entries:
+            total_vfs = tree.number(f'{base}/sriov_totalvfs')
+        driver = None
+        if 'driver' in entries:
+            driver = tree.link(f'{base}/driver') or UNREADABLE
+        group, others = self._groups.read(address)
         names = card_names(tree, vendor, product)
-        parents = tuple(
-            a for a in (address, *functions) if str(a) in self._mdev_parents
-        )
-        mdevs = tuple(m for p in parents for m in self._mdevs.get(p, ()))
-        known_types = self._types.setdefault((vendor, product), {})
+        near = [o for o in others if o.address.same_slot(address)]
         return Card(
             address=address,
             vendor_id=vendor,
@@ -169,64 +143,11 @@ class PciReader:
             memory_mib=names.memory_mib,
             numa_node=-1 if numa_node is None else numa_node,
             iommu_group=group,
-            driver=self._driver(address, entries),
+            driver=driver,
             boot_vga=boot_vga == 1,
-            companions=tuple(
-                o for o in others if o.address.same_slot(address)
-            ),
-            strangers=tuple(
-                o for o in others if not o.address.same_slot(address)
-            ),
-            types=mdev_reader.read_types(tree, parents, mdevs, known_types),
-            parents=parents,
-            mdevs=mdevs,
+            companions=tuple(near),
+            strangers=tuple(o for o in others if o not in near),
+            total_vfs=max(0, total_vfs or 0),
+            bars=functions.read_bars(tree, address),
+            resettable='reset' in entries,
         )
-
-    def _driver(self, address: PciAddress, entries: set[str]) -> str | None:
-        """The driver; one that can't be read is not the same as none."""
-        if 'driver' not in entries:
-            return None
-        return self._tree.link(f'{DEVICES}/{address}/driver') or UNREADABLE
-
-    def _group(
-        self, address: PciAddress
-    ) -> tuple[int | None, list[PciFunction]]:
-        """The IOMMU group and the other functions in it.
-
-        None if its members can't be read: who else is in it decides whether
-        the card can be handed out.
-        """
-        path = f'{DEVICES}/{address}/iommu_group'
-        group = self._tree.link(path)
-        if group is None:
-            return None, []
-        if not re.fullmatch(r'[0-9]{1,9}', group):
-            self._tree.warn(path, f'{group[:40]!r} is not a number')
-            return None, []
-        folder = f'{GROUPS}/{group}/devices'
-        members = self._tree.names(folder, optional=False)
-        if str(address) not in members:
-            return None, []
-        others = [
-            self._member(folder, name)
-            for name in members
-            if name != str(address)
-        ]
-        return int(group), [o for o in others if o is not None]
-
-    def _member(self, folder: str, name: str) -> PciFunction | None:
-        """A function of a group; None for a PCI bridge, or one that left.
-
-        One that is there and can't be read counts, with zeros for its ids.
-        """
-        code = _class(self._tree, name)
-        if code == PCI_BRIDGE_CLASS:
-            return None
-        if code is None and not self._tree.names(f'{DEVICES}/{name}'):
-            return None
-        address = _address(self._tree, f'{folder}/{name}', name)
-        if address is None:
-            return None
-        vendor = _id(self._tree, name, 'vendor')
-        product = _id(self._tree, name, 'device')
-        return self._function(address, vendor or 0, product or 0, code or 0)

@@ -24,12 +24,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import nova.conf
-from nova import context as nova_context
 from nova import exception as nova_exception
-from nova.compute import resource_tracker
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
-from oslo_concurrency import lockutils
 from oslo_log import log as logging
 from oslo_utils import excutils
 
@@ -38,19 +35,19 @@ from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
+from nova_gpu.model.claim import Want
+from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import parse_guest
-from nova_gpu.model.inventory import Pool, provider_uuid
+from nova_gpu.model.inventory import provider_uuid
 from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.putaside import PutAside
+from nova_gpu.restore import Restorer
 from nova_gpu.sysfs.tree import Tree
-from nova_gpu.tracker import Tracker, View, Want
-from nova_gpu.virt import owners, providers, xml
+from nova_gpu.tracker import Tracker
+from nova_gpu.virt import addresses, owners, placement, xml
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
-
-#: How often a push to Placement is tried: each allocation in between raises
-#: the provider's generation and makes one attempt fail.
-PUSH_ATTEMPTS = 5
 
 #: What our resource classes begin with, unless a rule names others.
 OUR_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
@@ -63,25 +60,37 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         conf.register_opts(CONF)
         super().__init__(virtapi, read_only)
         root = CONF.gpu.host_root
+        mechanisms = mechanism.load()
         try:
-            parsed = rules.parse_rules(CONF.gpu.rule)
+            parsed = rules.parse_rules(
+                CONF.gpu.rule, [m.name for m in mechanisms]
+            )
         except exception.InvalidRule as exc:
             raise nova_exception.InvalidConfiguration(str(exc)) from exc
-        self._gpus = Tracker(
-            read=lambda: read_snapshot(Tree(root)),
-            mechanisms=mechanism.load(),
-            effects=self._gpu_effects(),
-            rules=parsed,
-            owned=lambda snapshot: owners.nova_owned(
-                snapshot,
-                CONF.pci.device_spec,
-                self.pgpu_type_mapping,
-                self.pgpu_type_default is not None,
-            ),
-        )
 
-        # The pools as Placement was last told of them.
-        self._gpu_told: tuple[Pool, ...] = ()
+        def read() -> Snapshot:
+            return read_snapshot(Tree(root))
+
+        nova_owned = owners.NovaOwned(
+            CONF.pci.device_spec,
+            self.pgpu_type_mapping,
+            self.pgpu_type_default is not None,
+        )
+        effects = self._gpu_effects()
+        self._gpus = Tracker(
+            read=read,
+            mechanisms=mechanisms,
+            effects=effects,
+            aside=PutAside(CONF.gpu.put_aside_dir),
+            rules=parsed,
+            owned=nova_owned,
+        )
+        self._gpu_restorer = Restorer(
+            read, mechanisms, effects, parsed, nova_owned
+        )
+        self._gpu_placement = placement.HostPlacement(
+            virtapi, self._host, self._gpus.view
+        )
 
     def _gpu_effects(self) -> Effects:
         """What changes the host; a host that isn't real has its own."""
@@ -95,7 +104,11 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             parse_guest(guest.get_xml_desc(), guest.name)
             for guest in self._host.list_guests(only_running=False)
         ]
+        self._gpu_restorer.restore(guests, CONF.gpu.restore_timeout)
         view = self._gpus.rebuild(guests)
+        conflicts = owners.conflicts(view.uses)
+        if conflicts:
+            raise nova_exception.InvalidConfiguration('; '.join(conflicts))
         self._gpus.report_rules(view)
         for use in view.uses:
             LOG.info(
@@ -123,59 +136,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         super().update_provider_tree(
             provider_tree, nodename, allocations=allocations
         )
-        self._gpu_update_tree(provider_tree, nodename, self._gpus.view())
-
-    def _gpu_update_tree(self, tree: Any, nodename: str, view: View) -> None:
-        def in_use(uuid: str) -> bool:
-            client = self.virtapi.reportclient
-            found = client.get_allocations_for_resource_provider(
-                nova_context.get_admin_context(), uuid
-            )
-            return bool(found.allocations)
-
-        providers.update(tree, nodename, view.pools, in_use)
-        self._gpu_told = view.pools
-
-    def _gpu_push(self, context: Any) -> None:
-        """Tell Placement now what a claim or a release has changed.
-
-        The periodic task would do it within a minute, but until then
-        Placement would promise what is no longer there.
-        """
-        if self._gpus.view().pools == self._gpu_told:
-            return
-        nodename = self._host.get_hostname()
-
-        for _ in range(PUSH_ATTEMPTS):
-            try:
-                self._gpu_push_once(context, nodename)
-            except nova_exception.ResourceProviderUpdateConflict:
-                LOG.debug('Placement changed meanwhile: pushing again')
-            except Exception:
-                # Not worth a server: the periodic update will do it.
-                LOG.exception('Could not tell Placement of changed GPUs')
-                break
-            else:
-                return
-        self._gpu_told = ()
-        LOG.warning(
-            "The periodic update has to tell Placement of the changed GPUs "
-            "of %s",
-            nodename,
-        )
-
-    def _gpu_push_once(self, context: Any, nodename: str) -> None:
-        # The report client's tree is the resource tracker's as well, and
-        # not safe between threads: this is the tracker's own lock.
-        with lockutils.lock(
-            resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
-        ):
-            client = self.virtapi.reportclient
-            tree = client.get_provider_tree_and_ensure_root(
-                context, self._host.get_node_uuid(), name=nodename
-            )
-            self._gpu_update_tree(tree, nodename, self._gpus.view())
-            client.update_from_provider_tree(context, tree)
+        self._gpu_placement.update(provider_tree, nodename)
 
     # A guest's life.
 
@@ -192,7 +153,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         # What an attempt before left behind would be given twice.
         self._gpus.release(instance.uuid)
-        with self._gpu_claim(context, instance, allocations):
+        with self._gpu_claim(context, instance, allocations) as allocations:
             super().spawn(
                 context,
                 instance,
@@ -208,9 +169,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
         # Nova destroys the guest and makes it again: its units stay, also
-        # if that fails, since the allocation does. Mediated devices are gone
-        # after a reboot of the host: they are claimed anew.
+        # if that fails, since the allocation does. What is missing is made
+        # again, as it was if the guest had it, or claimed anew.
         if gpu_classes(instance.flavor.extra_specs):
+            self._gpu_make_again(instance)
             client = self.virtapi.reportclient
             self._gpu_take(
                 context,
@@ -244,7 +206,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         **kwargs: Any,
     ) -> None:
         self._gpus.hand_over(instance.uuid, migration.uuid)
-        with self._gpu_claim(context, instance, allocations):
+        with self._gpu_claim(context, instance, allocations) as allocations:
             super().finish_migration(
                 context,
                 migration,
@@ -287,36 +249,106 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     @contextlib.contextmanager
     def _gpu_claim(
         self, context: Any, instance: Any, allocations: Any
-    ) -> Iterator[None]:
-        """Hold an instance's units while its guest is made."""
-        self._gpu_take(context, instance, allocations)
+    ) -> Iterator[dict[str, Any]]:
+        """Hold an instance's units while its guest is made.
+
+        Gives the part of the allocations that is left to Nova, which makes
+        mediated devices for any class that it has, on whichever provider.
+        """
+        allocations = self._gpu_take(context, instance, allocations)
+        node_uuid = self._host.get_node_uuid()
+        ours = {
+            provider_uuid(node_uuid, unit.pool)
+            for unit in self._gpus.units_of(instance.uuid)
+        }
         try:
-            yield
+            yield {k: v for k, v in allocations.items() if k not in ours}
         except Exception:
             with excutils.save_and_reraise_exception():
                 self._gpu_release(context, instance.uuid)
         self._gpus.settle(instance.uuid)
 
-    def _gpu_take(self, context: Any, instance: Any, allocations: Any) -> None:
+    def _gpu_take(
+        self, context: Any, instance: Any, allocations: Any
+    ) -> dict[str, Any]:
         """Claim what an instance is allocated and doesn't hold yet.
+
+        Returns the allocations as they are then: what the cards that the
+        scheduler named can't give may have come from others of this host.
 
         :raises nova.exception.ComputeResourcesUnavailable: Nova tries
             another host
         """
+        found: dict[str, Any] = dict(allocations or {})
         try:
             request = GpuRequest.parse(instance.flavor.extra_specs)
-            wants = self._gpus.missing(
-                instance.uuid, self._gpu_wants(allocations or {})
-            )
+            wants = self._gpus.missing(instance.uuid, self._gpu_wants(found))
             if not wants:
-                return
-            self._gpus.claim(instance.uuid, wants, request)
+                return found
+            found = self._gpu_claim_somewhere(
+                context, instance, wants, request, found
+            )
+            self._gpu_check_addresses(instance)
         except exception.GpuError as exc:
             LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
             raise nova_exception.ComputeResourcesUnavailable(
                 reason=str(exc)
             ) from exc
-        self._gpu_push(context)
+        self._gpu_placement.push(context)
+        return found
+
+    def _gpu_make_again(self, instance: Any) -> None:
+        try:
+            self._gpus.make_again(instance.uuid)
+        except exception.GpuError as exc:
+            raise nova_exception.ComputeResourcesUnavailable(
+                reason=str(exc)
+            ) from exc
+
+    def _gpu_check_addresses(self, instance: Any) -> None:
+        units = self._gpus.units_of(instance.uuid)
+        try:
+            addresses.check(self._gpus.view, units, instance)
+        except exception.AddressesTooWide:
+            self._gpus.release(instance.uuid)
+            raise
+
+    def _gpu_claim_somewhere(
+        self,
+        context: Any,
+        instance: Any,
+        wants: list[Want],
+        request: GpuRequest,
+        allocations: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Claim where the scheduler said, or on other cards of this host.
+
+        Placement can't say that a card takes one profile at a time, so two
+        requests can meet on an empty card. Who comes second moves, and its
+        allocation with it: the host may be the last that has room.
+
+        :raises nova_gpu.exception.GpuError: nothing on this host will do
+        """
+        others: dict[str, set[str]] | None = None
+        while True:
+            try:
+                claim = self._gpus.claim(instance.uuid, wants, request, others)
+            except (exception.NotEnoughUnits, exception.EffectFailed):
+                if others is not None:
+                    raise
+                others = self._gpu_placement.alike(context)
+                if not any(others.get(want.pool) for want in wants):
+                    raise
+                continue
+            if not claim.moves:
+                return dict(allocations)
+            moved = self._gpu_placement.move(context, instance, claim.moves)
+            if moved is not None:
+                return moved
+            # Others were faster in Placement: leave them those cards.
+            self._gpus.release(instance.uuid)
+            taken = {move.pool for move in claim.moves}
+            others = {k: v - taken for k, v in (others or {}).items()}
 
     def _gpu_wants(self, allocations: Mapping[str, Any]) -> list[Want]:
         """The part of an allocation that is on our pools.
@@ -335,7 +367,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             for name, count in allocation['resources'].items():
                 if pool is not None:
                     wants.append(Want(pool.key, name, count))
-                elif name in ours or name.startswith(OUR_CLASSES):
+                elif name.startswith(OUR_CLASSES) or (
+                    # A rule may have given ours the name of Nova's class.
+                    name in ours and not self._gpu_placement.is_novas(provider)
+                ):
                     raise exception.UnknownProvider(provider, name)
         return wants
 
@@ -344,7 +379,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         # In any case: it may wait for a card that has left the host.
         self._gpus.release(consumer)
         if held:
-            self._gpu_push(context)
+            self._gpu_placement.push(context)
 
     def _guest_add_pci_devices(self, guest: Any, instance: Any) -> None:
         super()._guest_add_pci_devices(guest, instance)
@@ -366,6 +401,15 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             ]
         for device in xml.build(hostdevs, guest.os_mach_type or ''):
             guest.add_device(device)
+        units = self._gpus.units_of(instance.uuid)
+        guest.metadata.append(xml.Metadata(units))
+        addresses.widen(
+            guest,
+            self._gpus.view,
+            units,
+            instance,
+            bool(self.capabilities.get('supports_address_space_emulated')),
+        )
         LOG.info(
             'Attached %s',
             ', '.join(str(h.function or h.mdev) for h in hostdevs),

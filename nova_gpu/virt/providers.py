@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import os_traits
@@ -35,12 +35,15 @@ def update(
     node: str,
     pools: Iterable[Pool],
     in_use: Callable[[str], bool],
+    left: Collection[str] = (),
 ) -> None:
     """Make ``tree`` show ``pools`` below the compute node ``node``.
 
     :param tree: a :class:`nova.compute.provider_tree.ProviderTree`
     :param in_use: whether a provider, by UUID, has allocations; asked only
         of providers that nothing in the host stands for any more
+    :param left: names of providers that Nova leaves as they are, though it
+        doesn't hand out their cards any more
     """
     pools = tuple(pools)
     root = tree.data(node).uuid
@@ -62,7 +65,25 @@ def update(
         if provider.parent_uuid != root or provider.name in wanted:
             continue
         if provider.name.startswith(provider_prefix(node)):
-            _retire(tree, provider, in_use)
+            _retire(tree, provider, in_use, 'its GPUs are gone')
+        elif provider.name in left:
+            _retire(tree, provider, in_use, 'its GPU is not of Nova any more')
+
+
+def alike(tree: Any, node: str, pools: Iterable[Pool]) -> dict[str, set[str]]:
+    """For each pool the others whose providers suit the same requests.
+
+    Those have the same traits and aggregates, ours and those that an
+    operator has given them: a request may have asked for any.
+    """
+    groups: dict[Any, set[str]] = {}
+    for pool in pools:
+        name = pool.provider_name(node)
+        if tree.exists(name):
+            data = tree.data(name)
+            key = frozenset(data.traits), frozenset(data.aggregates)
+            groups.setdefault(key, set()).add(pool.key)
+    return {key: group - {key} for group in groups.values() for key in group}
 
 
 def _traits(current: Iterable[str], pool: Pool) -> set[str]:
@@ -71,16 +92,16 @@ def _traits(current: Iterable[str], pool: Pool) -> set[str]:
     return others | pool.traits | {os_traits.OWNER_NOVA}
 
 
-def _retire(tree: Any, provider: Any, in_use: Callable[[str], bool]) -> None:
+def _retire(
+    tree: Any, provider: Any, in_use: Callable[[str], bool], reason: str
+) -> None:
     """Take a provider out, or close it while something is allocated on it.
 
     Removing one that has allocations would fail, and fail the update of all
     others with it; reserving all of it never does.
     """
     if not in_use(provider.uuid):
-        LOG.info(
-            'Removing resource provider %s: its GPUs are gone', provider.name
-        )
+        LOG.info('Removing resource provider %s: %s', provider.name, reason)
         tree.remove(provider.uuid)
         return
     tree.update_inventory(

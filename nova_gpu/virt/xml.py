@@ -19,6 +19,7 @@ configuration finds them, with the elements that Nova's lack.
 from __future__ import annotations
 
 import copy
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ from nova.virt.libvirt import config as vconfig
 
 from nova_gpu import xml
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.guest import Hostdev
+from nova_gpu.model.guest import NAMESPACE, Hostdev, metadata
+from nova_gpu.model.inventory import Unit
 
 
 class GuestElement(vconfig.LibvirtConfigGuestDevice):
@@ -39,6 +41,17 @@ class GuestElement(vconfig.LibvirtConfigGuestDevice):
 
     def format_dom(self) -> etree._Element:
         return copy.deepcopy(self._element)
+
+
+class Metadata(vconfig.LibvirtConfigObject):
+    """What a guest's metadata records of its GPUs."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        super().__init__(root_name='units', ns_prefix='gpu', ns_uri=NAMESPACE)
+        self._units = units
+
+    def format_dom(self) -> etree._Element:
+        return etree.fromstring(ET.tostring(metadata(self._units)))
 
 
 class HostdevPCI(vconfig.LibvirtConfigGuestHostdevPCI):

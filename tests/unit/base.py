@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import fixtures
@@ -28,11 +29,20 @@ from nova_gpu import xml
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.mechanism.mdev import MdevVgpu
+from nova_gpu.mechanism.vendor_vfio import VendorVfio
+from nova_gpu.mechanism.vf import PlainVf
 from nova_gpu.mechanism.whole import WholeCard
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import Card, Snapshot
-from nova_gpu.model.guest import GuestDevices, Hostdev, parse_guest
+from nova_gpu.model.guest import (
+    GuestDevices,
+    Hostdev,
+    metadata,
+    parse_guest,
+)
+from nova_gpu.model.inventory import Unit
 from nova_gpu.model.request import GpuRequest
+from nova_gpu.putaside import PutAside
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Claim, Tracker, Want
@@ -62,7 +72,7 @@ def instance(name: object) -> str:
 
 def mechanisms() -> tuple[Mechanism, ...]:
     """Ours, in the order in which cards are offered to them."""
-    return (MdevVgpu(), WholeCard())
+    return (MdevVgpu(), VendorVfio(), PlainVf(), WholeCard())
 
 
 def card(address: str = '0000:25:00.0', **kwargs: Any) -> Card:
@@ -81,15 +91,22 @@ def card(address: str = '0000:25:00.0', **kwargs: Any) -> Card:
     return Card(PciAddress.parse(address), **{**fields, **kwargs})
 
 
-def domain_xml(name: str, uuid: str, hostdevs: list[Hostdev]) -> str:
-    """The XML of a guest with these devices."""
+def domain_xml(
+    name: str,
+    uuid: str,
+    hostdevs: list[Hostdev],
+    units: Iterable[Unit] = (),
+) -> str:
+    """The XML of a guest with these devices, which are our ``units``."""
+    recorded = ET.tostring(metadata(units), encoding='unicode')
     devices = ''.join(
         xml.etree.tostring(device.element, encoding='unicode')
         for device in xml.build(hostdevs)
     )
     return (
         f"<domain type='kvm'>\n  <name>{name}</name>\n"
-        f'  <uuid>{uuid}</uuid>\n  <devices>{devices}</devices>\n</domain>\n'
+        f'  <uuid>{uuid}</uuid>\n  <metadata>{recorded}</metadata>\n'
+        f'  <devices>{devices}</devices>\n</domain>\n'
     )
 
 
@@ -125,6 +142,7 @@ class TrackerTest(HostTest):
 
     def setUp(self) -> None:
         super().setUp()
+        self.aside = PutAside(self.fake.root / 'aside')
         self.tracker = self.new_tracker()
 
     def new_tracker(self, *rules: str, **kwargs: Any) -> Tracker:
@@ -133,6 +151,7 @@ class TrackerTest(HostTest):
             kwargs.pop('read', self.snapshot),
             mechanisms(),
             kwargs.pop('effects', self.fake),
+            kwargs.pop('aside', self.aside),
             parse_rules(rules),
             **kwargs,
         )
@@ -160,7 +179,8 @@ class TrackerTest(HostTest):
     def guest_xml(self, consumer: str, name: str = 'instance-1') -> str:
         """The XML of the consumer's guest, with what the consumer holds."""
         hostdevs = self.tracker.hostdevs(consumer, self.request)
-        return domain_xml(name, consumer, hostdevs)
+        units = self.tracker.units_of(consumer)
+        return domain_xml(name, consumer, hostdevs, units)
 
     def guest(self, consumer: str, name: str = 'instance-1') -> GuestDevices:
         return parse_guest(self.guest_xml(consumer, name), name)

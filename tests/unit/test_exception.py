@@ -40,6 +40,13 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'pool': 'a_pool', 'resource_class': 'CUSTOM_X', 'wanted': 3,
         'reason': '2 are free',
     },
+    exception.AddressesTooWide: {
+        'needed': 43, 'host': 39, 'memory_mib': 2048, 'bars_mib': 131072,
+    },
+    exception.UnitTaken: {
+        'device': '0000:41:00.4', 'reason': 'it has vGPU type 558',
+    },
+    exception.UnitUnusable: {'device': '0000:41:00.0', 'reason': 'EIO'},
     exception.EffectFailed: {
         'action': 'creating a vGPU', 'path': '/sys/x', 'reason': 'busy',
         'errno': 16,

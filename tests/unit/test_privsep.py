@@ -10,8 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
-"""Privileged writes: what they refuse, and how their errors come back."""
+"""Privileged acts: what crosses the privilege line, and what comes back."""
 
 from __future__ import annotations
 
@@ -26,15 +25,17 @@ from typing import Any
 
 import fixtures
 import testtools
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nova_gpu import exception, privsep
+from nova_gpu.effects.host import SRIOV_MANAGE
+from nova_gpu.mechanism.base import Effects
+from tests.fixtures.sysfs import FakeSysfs, FakeType
 from tests.unit import base
 
-#: No machine has it: the last function of the last slot of the last bus.
-PARENT = 'ffff:ff:1f.7'
+CARD = '0000:41:00.0'
+VF = '0000:41:00.4'
 UUID = base.instance('nothing')
+TYPE = 'nvidia-558'
 
 #: Tell what each call answers, in a process of its own.
 CALLS = f"""
@@ -43,13 +44,18 @@ import json
 from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 
-from nova_gpu import exception, privsep
+from nova_gpu import conf, exception, privsep
 
 def answers():
     for call, args in (
-        (privsep.create_mdev, ('{PARENT}', 'nvidia-233', '{UUID}')),
-        (privsep.set_vgpu_params, ('{UUID}', 'a=b')),
-        (privsep.create_mdev, ('{PARENT}', '../..', '{UUID}')),
+        (privsep.create_mdev, ('{CARD}', '{TYPE}', '{UUID}')),
+        (privsep.set_vgpu_params, ('{VF}', 'a=b')),
+        (privsep.set_vgpu_type, ('{VF}', '558')),
+        (privsep.reset_function, ('{CARD}',)),
+        (privsep.enable_vfs, ('{CARD}', 4)),
+        (privsep.create_mdev, ('{CARD}', 'nvidia-1', '{UUID}')),
+        (privsep.create_mdev, ('{CARD}', '../..', '{UUID}')),
+        (privsep.enable_vfs, ('{VF}', 4)),
         (privsep.remove_mdev, ('{UUID}',)),
     ):
         try:
@@ -57,169 +63,153 @@ def answers():
         except exception.EffectFailed as exc:
             yield [exc.action, exc.path, exc.reason, exc.errno]
 
-def override(name, value):
-    cfg.CONF.set_override(name, value, 'nova_gpu_privileged')
-
 """
 FORK = """
+conf.register_opts(cfg.CONF)
+cfg.CONF.set_override('host_root', {!r}, 'gpu')
 # Only who has a capability can keep it.
 if capabilities.CAP_DAC_OVERRIDE not in capabilities.get_caps()[1]:
-    override('capabilities', [])
-privsep.sysfs_pctxt.start(priv_context.Method.FORK)
+    cfg.CONF.set_override('capabilities', [], 'nova_gpu_privileged')
+for context in (privsep.sysfs_pctxt, privsep.sriov_pctxt):
+    context.start(priv_context.Method.FORK)
+# What the caller says later, the daemons don't hear.
+cfg.CONF.set_override('host_root', '/no/such/folder', 'gpu')
 print(json.dumps([*answers()]))
 """
 HELPER = """
-override('helper_command', {!r})
+for section in ('nova_gpu_privileged', 'nova_gpu_sriov'):
+    cfg.CONF.set_override('helper_command', {!r}, section)
 print(json.dumps([*answers()]))
 """
 
 
-class ArgumentTest(testtools.TestCase):
-    """What a caller passes can't leave sysfs."""
-
-    def test_path(self) -> None:
-        self.assertEqual(
-            'class/mdev_bus/0000:3b:00.0/mdev_supported_types/nvidia-233/'
-            'create',
-            privsep.create_path('3B:00.0', 'nvidia-233'),
-        )
-        for kind in ('i915-GVTg_V5_4', 'mtty-1', 'a.b', 'x' * 64):
-            self.assertIn(f'/{kind}/', privsep.create_path(PARENT, kind))
-
-    def test_parents_that_are_none(self) -> None:
-        for parent in ('', 'mtty', '../0000:3b:00.0', '0000:3b:00.0/..',
-                       '0000:3b:00.8'):  # fmt: skip
-            with self.assertRaisesRegex(ValueError, 'not a PCI address'):
-                privsep.create_path(parent, 'nvidia-233')
-
-    def test_types_that_are_none(self) -> None:
-        for kind in ('', '.', '..', '../x', 'a/b', 'a\n', 'a b', '-a', 'ä',
-                     'x' * 65, 'a\0'):  # fmt: skip
-            with self.assertRaisesRegex(ValueError, 'not the name of a vGPU'):
-                privsep.create_path(PARENT, kind)
-
-    def test_uuid(self) -> None:
-        self.assertEqual(UUID, privsep.checked_uuid(UUID.upper()))
-        for text in ('', '..', '../' + UUID, UUID[:-1], UUID + '\n/..'):
-            with self.assertRaisesRegex(ValueError, 'not a UUID'):
-                privsep.checked_uuid(text)
-
-    @given(st.text(), st.text())
-    def test_no_text_leaves_the_folder(self, parent: str, kind: str) -> None:
-        for first, second in ((parent, kind), (PARENT, kind)):
-            try:
-                path = privsep.create_path(first, second)
-            except ValueError:
-                continue
-            self.assertEqual(os.path.normpath(path), path)
-            self.assertEqual(6, len(path.split('/')))
-
-    @given(st.text() | st.uuids().map(str))
-    def test_uuid_is_one_or_refused(self, text: str) -> None:
-        try:
-            found = privsep.checked_uuid(text)
-        except ValueError:
-            return
-        self.assertRegex(
-            found, r'\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z'
-        )
-
-
-class WriteTest(testtools.TestCase):
-    """One attribute, in one call."""
+class HostTest(testtools.TestCase):
+    """A card that takes mdevs, with a virtual function, in files."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.path = pathlib.Path(
-            self.useFixture(fixtures.TempDir()).path, 'attribute'
-        )
+        self.fake = FakeSysfs(self.useFixture(fixtures.TempDir()).path)
+        self.root = str(self.fake.root)
+        self.fake.add_gpu(
+            CARD, iommu_group=40, types=(FakeType(TYPE, 'NVIDIA A40-8Q', 8),),
+            units=48, driver='nvidia',
+        )  # fmt: skip
+        self.fake.add_function(VF, 0x10DE, 0x2235, 0x0302, iommu_group=41)
+        devices = 'sys/bus/pci/devices'
+        for name, content in (
+            (f'{VF}/nvidia/vgpu_params', ''),
+            (f'{VF}/nvidia/current_vgpu_type', '0'),
+            (f'{VF}/sriov_numvfs', '1'),
+            (f'{CARD}/reset', ''),
+            (f'{CARD}/sriov_numvfs', '0'),
+        ):
+            self.fake.write(f'{devices}/{name}', content)
+        script = pathlib.Path(self.root, SRIOV_MANAGE)
+        script.parent.mkdir(parents=True)
+        script.write_text(f'#!/bin/sh\necho "$@" > {self.root}/said\n')
+        script.chmod(0o755)
 
-    def refusal(self, *, missing_ok: bool = False) -> int | None:
-        with self.assertRaises(OSError) as raised:
-            privsep.write(self.path, '1', missing_ok=missing_ok)
-        return raised.exception.errno
-
-    def test_content(self) -> None:
-        self.path.write_text('')
-        privsep.write(self.path, UUID)
-        self.assertEqual(UUID, self.path.read_text())
-
-    def test_nothing_is_made(self) -> None:
-        self.assertEqual(errno.ENOENT, self.refusal())
-        privsep.write(self.path, '1', missing_ok=True)
-        self.assertFalse(self.path.exists())
-
-    def test_link(self) -> None:
-        target = self.path.with_name('target')
-        target.write_text('as it was')
-        self.path.symlink_to('target')
-        self.assertEqual(errno.ELOOP, self.refusal())
-        self.assertEqual(errno.ELOOP, self.refusal(missing_ok=True))
-        self.assertEqual('as it was', target.read_text())
-
-    def test_folder(self) -> None:
-        self.path.mkdir()
-        self.assertEqual(errno.EISDIR, self.refusal(missing_ok=True))
-
-    def test_nothing_stays_open(self) -> None:
-        self.path.write_text('')
-        before = len(os.listdir('/proc/self/fd'))
-        for _ in range(10):
-            privsep.write(self.path, '1')
-        self.assertEqual(before, len(os.listdir('/proc/self/fd')))
+    def assertDone(self) -> None:
+        """All that ``CALLS`` ask for is in the files."""
+        types = self.fake.device(CARD) / 'mdev_supported_types'
+        for path, content in (
+            (types / TYPE / 'create', UUID),
+            (self.fake.device(VF) / 'nvidia/vgpu_params', 'a=b'),
+            (self.fake.device(VF) / 'nvidia/current_vgpu_type', '558'),
+            (self.fake.device(CARD) / 'reset', '1'),
+            (self.fake.root / 'said', f'-e {CARD}'),
+        ):
+            self.assertEqual(content, path.read_text().strip(), path)
 
 
-class EffectsTest(testtools.TestCase):
-    """Errors name what was tried; here in one process."""
+class InProcessTest(HostTest):
+    """Without a daemon, as the command line works."""
 
     def setUp(self) -> None:
         super().setUp()
-        privsep.sysfs_pctxt.set_client_mode(False)
-        self.addCleanup(privsep.sysfs_pctxt.set_client_mode, True)
+        within = privsep.in_process(self.root)
+        within.__enter__()
+        self.addCleanup(within.__exit__, None, None, None)
+        # The module is what mechanisms take.
+        self.effects: Effects = privsep
 
     def refusal(
-        self, call: Callable[..., None], *args: str
+        self, call: Callable[..., None], *args: object
     ) -> exception.EffectFailed:
         error: exception.EffectFailed = self.assertRaises(
             exception.EffectFailed, call, *args
         )
         for arg in args:
-            self.assertIn(arg, error.path)
-            self.assertIn(arg, str(error))
+            self.assertIn(str(arg), error.path)
+            self.assertIn(str(arg), str(error))
         return error
 
-    def test_what_is_not_there(self) -> None:
-        error = self.refusal(privsep.create_mdev, PARENT, 'nvidia-233', UUID)
-        self.assertEqual('creating a vGPU', error.action)
-        self.assertEqual(errno.ENOENT, error.errno)
-        # The file itself is named as well.
-        self.assertIn(
-            f'/sys/class/mdev_bus/{PARENT}/mdev_supported_types/nvidia-233/'
-            f'create',
-            str(error),
-        )
-        error = self.refusal(privsep.set_vgpu_params, UUID, 'a=b')
-        self.assertEqual('setting vGPU parameters', error.action)
-        self.assertEqual(errno.ENOENT, error.errno)
+    def test_all(self) -> None:
+        self.effects.create_mdev(CARD, TYPE, UUID)
+        self.effects.set_vgpu_params(VF, 'a=b')
+        self.effects.set_vgpu_type(VF, '558')
+        self.effects.reset_function(CARD)
+        self.effects.enable_vfs(CARD, 4)
+        self.effects.remove_mdev(UUID)
+        self.assertDone()
 
-    def test_removing_what_is_not_there(self) -> None:
-        privsep.remove_mdev(UUID)
+    def test_what_is_not_there(self) -> None:
+        gone = 'ffff:ff:1f.7'
+        for call, args, action, path in (
+            (self.effects.create_mdev, (gone, TYPE, UUID), 'creating a vGPU',
+             f'class/mdev_bus/{gone}'),
+            (self.effects.set_vgpu_params, (UUID, 'a=b'),
+             'setting vGPU parameters', f'bus/mdev/devices/{UUID}'),
+            (self.effects.set_vgpu_params, (gone, 'a=b'),
+             'setting vGPU parameters', f'bus/pci/devices/{gone}'),
+            (self.effects.set_vgpu_type, (gone, '0'),
+             'setting the vGPU type', f'bus/pci/devices/{gone}'),
+            (self.effects.reset_function, (gone,), 'resetting a GPU',
+             f'bus/pci/devices/{gone}'),
+            (self.effects.enable_vfs, (gone, 4), 'enabling virtual functions',
+             f'bus/pci/devices/{gone}'),
+        ):  # fmt: skip
+            error = self.refusal(call, *args)
+            self.assertEqual(
+                (action, errno.ENOENT), (error.action, error.errno)
+            )
+            # The file itself is named as well.
+            self.assertIn(f'{self.root}/sys/{path}', error.reason)
 
     def test_wrong_arguments(self) -> None:
         for call, *args in (
-            (privsep.create_mdev, 'mtty', 'nvidia-233', UUID),
-            (privsep.create_mdev, PARENT, '../..', UUID),
-            (privsep.create_mdev, PARENT, 'nvidia-233', 'no-uuid'),
-            (privsep.remove_mdev, '../..'),
-            (privsep.set_vgpu_params, '../..', 'a=b'),
-            (privsep.set_vgpu_params, UUID, 'a=b\nc=d'),
-            (privsep.set_vgpu_params, UUID, ''),
+            (self.effects.create_mdev, '../mtty', TYPE, UUID),
+            (self.effects.create_mdev, CARD, '../..', UUID),
+            (self.effects.create_mdev, CARD, TYPE, 'no-uuid'),
+            (self.effects.remove_mdev, '../..'),
+            (self.effects.set_vgpu_params, '../..', 'a=b'),
+            (self.effects.set_vgpu_params, UUID, 'a=b\nc=d'),
+            (self.effects.set_vgpu_type, VF, '1\n'),
+            (self.effects.set_vgpu_type, '../..', '1'),
+            (self.effects.reset_function, '../..'),
+            (self.effects.enable_vfs, '../..', 1),
+            (self.effects.enable_vfs, CARD, -1),
         ):
-            error = self.refusal(call, *args)
-            self.assertIsNone(error.errno)
+            self.assertIsNone(self.refusal(call, *args).errno)
+
+    def test_program_that_fails(self) -> None:
+        self.fake.write(SRIOV_MANAGE, '#!/bin/sh\nexit 2\n')
+        error = self.refusal(self.effects.enable_vfs, CARD, 4)
+        self.assertIn(f'{SRIOV_MANAGE} -e {CARD} exited with 2', error.reason)
+        self.assertIsNone(error.errno)
 
 
-class DaemonTest(testtools.TestCase):
+class ContextTest(testtools.TestCase):
+    def test_daemons_are_asked_again_after(self) -> None:
+        with privsep.in_process('/no/such/folder'):
+            self.assertFalse(privsep.sysfs_pctxt.client_mode)
+            self.assertFalse(privsep.sriov_pctxt.client_mode)
+        self.assertTrue(privsep.sysfs_pctxt.client_mode)
+        self.assertTrue(privsep.sriov_pctxt.client_mode)
+        self.assertEqual('/', privsep.cfg.CONF.gpu.host_root)
+
+
+class DaemonTest(HostTest):
     """What crosses the privilege line."""
 
     def answers(self, script: str) -> list[list[Any] | None]:
@@ -234,19 +224,27 @@ class DaemonTest(testtools.TestCase):
         answers: list[list[Any] | None] = json.loads(found.stdout)
         return answers
 
-    def test_errors_of_a_forked_daemon(self) -> None:
-        # Without privileges the daemon has none either: it answers the same.
-        created, params, wrong, removed = self.answers(FORK)
-        self.assertEqual(
-            ['creating a vGPU', f'{PARENT} nvidia-233 {UUID}'], created[:2]
+    def test_forked_daemons(self) -> None:
+        # Without privileges they have none either: they answer the same.
+        *done, missing, wrong, enabled, removed = self.answers(
+            FORK.format(self.root)
         )
-        self.assertIn(os.strerror(errno.ENOENT), created[2])
-        self.assertEqual(errno.ENOENT, created[3])
-        self.assertEqual('setting vGPU parameters', params[0])
-        self.assertEqual(errno.ENOENT, params[3])
+        self.assertEqual([None] * 5, done)
+        self.assertIsNone(removed)
+        self.assertDone()
+        self.assertEqual(
+            ['creating a vGPU', f'{CARD} nvidia-1 {UUID}'], missing[:2]
+        )
+        self.assertIn(
+            f'{os.strerror(errno.ENOENT)}: {self.root}/sys/class/mdev_bus/'
+            f'{CARD}/mdev_supported_types/nvidia-1',
+            missing[2],
+        )
+        self.assertEqual(errno.ENOENT, missing[3])
         self.assertIn("'../..' is not the name of a vGPU type", wrong[2])
         self.assertIsNone(wrong[3])
-        self.assertIsNone(removed)
+        self.assertIn('1 functions are enabled', enabled[2])
+        self.assertEqual(errno.EBUSY, enabled[3])
 
     def test_daemon_that_does_not_start(self) -> None:
         for answer in self.answers(HELPER.format('false')):

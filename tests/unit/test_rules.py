@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_gpu import exception
-from nova_gpu.model.rule import Rule
+from nova_gpu.model.rule import ALL, Rule
 from nova_gpu.rules import SCHEMA, parse_rules
 from tests.unit import base
 
@@ -45,6 +45,7 @@ class ParseTest(testtools.TestCase):
             'reserved': 1,
             'resource_class': 'VGPU',
             'traits': ['CUSTOM_A', 'CUSTOM_B_2'],
+            'virtual_functions': 8,
         }
         self.assertEqual(set(SCHEMA['properties']), set(fields))
         self.assertEqual(
@@ -61,6 +62,7 @@ class ParseTest(testtools.TestCase):
                     reserved=1,
                     resource_class='VGPU',
                     traits=('CUSTOM_A', 'CUSTOM_B_2'),
+                    virtual_functions=8,
                 ),
             ),
             parse_rules([json.dumps(fields)]),
@@ -75,6 +77,13 @@ class ParseTest(testtools.TestCase):
             (rule,) = parse_rules([json.dumps({field: value})])
             expected = tuple(value) if isinstance(value, list) else value
             self.assertEqual(Rule(1, **{field: expected}), rule)
+
+    def test_all_virtual_functions(self) -> None:
+        (rule,) = parse_rules(['{"virtual_functions": "all"}'])
+        self.assertEqual(ALL, rule.virtual_functions)
+
+    def test_mechanism_that_is_installed(self) -> None:
+        parse_rules(['{"mechanism": "vf"}'], ['mdev', 'vf'])
 
     def test_short_address_matches_its_card(self) -> None:
         for text in ('3b:00.0', '0000:3B:00.0', '0000:3b:00.?'):
@@ -120,6 +129,16 @@ class RefusedTest(testtools.TestCase):
         self.assertEqual('use', error.field)
         self.assertIn('given twice', str(error))
 
+    def test_mechanism_that_is_not_installed(self) -> None:
+        error = self.assertRaises(
+            exception.InvalidRule,
+            parse_rules,
+            ['{"mechanism": "mdev"}', '{"mechanism": "sriov"}'],
+            ['mdev', 'vf'],
+        )
+        self.assertEqual((2, 'mechanism'), (error.number, error.field))
+        self.assertIn("'sriov' is not one of mdev, vf", str(error))
+
     def test_values(self) -> None:
         for field, values in {
             'address': ['', 'pci_0000', '0000:3b:00.[0]', '3b:00.0\n', 7],
@@ -132,6 +151,7 @@ class RefusedTest(testtools.TestCase):
             'reserved': [-1, '1'],
             'resource_class': ['GPU', 'custom_x', 'CUSTOM_X\n', 'VGPU2'],
             'traits': [['HW_X'], ['CUSTOM_x'], 'CUSTOM_X'],
+            'virtual_functions': [0, 'ALL', '8', 1.5],
         }.items():
             for value in values:
                 error = self.refusal(json.dumps({field: value}))

@@ -302,7 +302,8 @@ class ReleaseTest(TrackerTest):
         self.fake.failures['remove_mdev'] = errno.EBUSY
         self.tracker.release(A)
         self.assertEqual(devices, self.devices(A))
-        self.assertEqual((2, 0), self.inventory(T4_POOL)[T4_8Q])
+        # Nova deletes the allocation: Placement must not promise them.
+        self.assertEqual((2, 2), self.inventory(T4_POOL)[T4_8Q])
         for device in devices:
             self.assertIn(f'Could not give back {device}', self.logs.output)
         self.assertIn('Device or resource busy', self.logs.output)
@@ -584,7 +585,7 @@ class RebuildTest(TrackerTest):
         self.fake.failures['remove_mdev'] = errno.EBUSY
         self.restart()
         self.assertEqual(self.fake.mdevs, self.devices(NOBODY))
-        self.assertEqual((2, 0), self.inventory(T4_POOL)[T4_8Q])
+        self.assertEqual((2, 1), self.inventory(T4_POOL)[T4_8Q])
         self.fake.failures.clear()
         self.assertEqual(0, self.inventory(T4_POOL)[T4_4Q][1])
         self.assertEqual([], self.fake.mdevs)
@@ -595,16 +596,18 @@ class RebuildTest(TrackerTest):
         text = base.domain_xml('a', A, [Hostdev(mdev=FOREIGN)])
         for guests in ([], [parse_guest(text, 'a')]):
             self.restart(*guests)
-            self.assertIsNone(self.tracker.claim_of(A))
             self.assertEqual((2, 1), self.inventory(T4_POOL)[T4_8Q])
             self.assertEqual((4, 4), self.inventory(T4_POOL)[T4_4Q])
             self.claim(B, T4_POOL, T4_8Q)
             self.assertRaises(
                 exception.NotEnoughUnits, self.claim, C, T4_POOL, T4_8Q
             )
+            self.assertEqual([], self.tracker.hostdevs(A, self.request))
             self.tracker.release(B)
-            self.tracker.release(A)
             self.assertEqual([FOREIGN], self.fake.mdevs)
+        # Nova keeps what it makes for ever; the card is ours now.
+        self.tracker.release(A)
+        self.assertEqual([], self.fake.mdevs)
         self.assertNotIn('does not exist', self.logs.output)
 
     def test_guest_whose_xml_does_not_parse(self) -> None:

@@ -21,6 +21,7 @@ import json
 import os
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ import fixtures
 import testtools
 
 from nova_gpu.cli import main
+from nova_gpu.model.guest import metadata
+from nova_gpu.model.inventory import Unit
 from tests.fixtures.sysfs import FakeSysfs
 
 
@@ -92,6 +95,9 @@ class CliTest(testtools.TestCase):
     def host_show(self, *args: str) -> Result:
         return self.nova_gpu('host', 'show', '--root', self.root, *args)
 
+    def release(self, *args: str) -> Result:
+        return self.nova_gpu('host', 'release', '--root', self.root, *args)
+
     def xml_preview(self, *args: str) -> Result:
         return self.nova_gpu('xml', 'preview', '--root', self.root, *args)
 
@@ -109,8 +115,12 @@ class CliTest(testtools.TestCase):
         functions: Iterable[str] = (),
         mdevs: Iterable[str] = (),
         running: bool = False,
+        units: Iterable[Unit] = (),
     ) -> str:
-        """Write libvirt's file of a guest; returns its path."""
+        """Write libvirt's file of a guest; returns its path.
+
+        :param units: what its metadata says that we gave it
+        """
         devices = ''
         for function in functions:
             domain, bus, rest = function.split(':')
@@ -125,8 +135,10 @@ class CliTest(testtools.TestCase):
                 f"<hostdev mode='subsystem' type='mdev' model='vfio-pci'>"
                 f"<source><address uuid='{mdev}'/></source></hostdev>"
             )
+        record = ET.tostring(metadata(units), encoding='unicode')
         text = (
             f"<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid>"
+            f'<metadata>{record}</metadata>'
             f'<devices>{devices}</devices></domain>'
         )
         folder = 'etc/libvirt/qemu'

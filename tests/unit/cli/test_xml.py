@@ -239,3 +239,43 @@ class ProfileTest(PreviewTest):
         self.assertEqual(
             2, self.xml_preview('--card', '3b:00.0', '--profile', 'x').code
         )
+
+
+class FunctionTest(PreviewTest):
+    """What is on virtual functions."""
+
+    def test_vendor_vfio_is_not_rebound(self) -> None:
+        hosts.a10_vendor_vfio(self.fake)
+        result = self.xml_preview('--profile', 'A10-8Q', '--count', '4')
+        self.assertEqual((0, []), (result.code, result.errors))
+        guest = parse_guest(
+            f'<domain><devices>{result.out}</devices></domain>', 'a'
+        )
+        # Three of them fill the first card.
+        first = {f'0000:41:00.{number}' for number in (4, 5, 6)}
+        self.assertEqual(
+            {*first, '0000:81:00.4'}, {str(f) for f in guest.functions}
+        )
+        self.assertEqual(4, result.out.count('managed="no"'))
+
+    def test_one_virtual_function(self) -> None:
+        hosts.mi300x(self.fake)
+        (card,) = self.cards()
+        function = self.fake.functions(card)[1]
+        result = self.xml_preview('--card', function)
+        self.assertEqual((0, []), (result.code, result.errors))
+        guest = parse_guest(
+            f'<domain><devices>{result.out}</devices></domain>', 'a'
+        )
+        self.assertEqual([function], [str(f) for f in guest.functions])
+        self.assertIn('managed="yes"', result.out)
+
+    def test_card_that_is_handed_out_by_function(self) -> None:
+        hosts.mi300x(self.fake)
+        (card,) = self.cards()
+        self.assert_error(
+            f'card {card}: handed out as vf, '
+            f'not whole; give --card with one of its virtual functions',
+            '--card',
+            card,
+        )

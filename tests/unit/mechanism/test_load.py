@@ -96,7 +96,9 @@ class LoadTest(testtools.TestCase):
 
     def test_of_others(self) -> None:
         found = self.load_with(ACME)
-        self.assertEqual('mdev acme whole\n', found.stdout, found.stderr)
+        self.assertEqual(
+            'mdev acme vendor_vfio vf whole\n', found.stdout, found.stderr
+        )
 
     def test_that_does_not_load(self) -> None:
         found = self.load_with('import a_library_that_is_missing')

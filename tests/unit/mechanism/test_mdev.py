@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import re
 import uuid
@@ -118,7 +119,8 @@ class OffersTest(MdevTest):
             self.figures(),
         )
         guest = GuestDevices('a', None, mdevs=frozenset([FOREIGN]))
-        self.assertEqual([], self.mdev.held_by(guest, [self.use()]))
+        (unit,) = self.mdev.held_by(guest, [self.use()])
+        self.assertFalse(unit.allocated)
         self.assertEqual(
             [], self.mdev.leaked(self.snapshot(), [self.use()], [])
         )
@@ -158,7 +160,7 @@ class OffersTest(MdevTest):
         self.fake.write(f'{types}/nvidia-233/available_instances', '')
         offer = self.use(*held).offers[-1]
         self.assertEqual(
-            Offer(T4_8Q, 2, 2, 0, 'nvidia-233', 'nvidia-233'), offer
+            Offer(T4_8Q, 2, 2, 0, 'nvidia-233', 'GRID T4-8Q'), offer
         )
 
     def test_name_that_gets_lost_renames_no_class_in_use(self) -> None:
@@ -187,7 +189,7 @@ class OffersTest(MdevTest):
         self.mdev = MdevVgpu()
         self.fake.create_mdev(address, kinds[0].id, FOREIGN)
         (offer,) = self.use(*held, address=address).offers
-        self.assertEqual((3, 2, 1), (offer.total, offer.used, offer.free))
+        self.assertEqual((4, 2, 1), (offer.total, offer.used, offer.free))
 
     def test_recognizes_and_refuses_by_types(self) -> None:
         card = self.cards()[T4]
@@ -367,8 +369,17 @@ class GuestTest(MdevTest):
         self.fake.write(f'{types}/nvidia-233/available_instances', '')
         guest = GuestDevices('a', None, mdevs=frozenset([unit.device]))
         (held,) = self.mdev.held_by(guest, [self.use()])
-        self.assertEqual(unit.device, held.device)
+        self.assertEqual(
+            (unit.device, T4_8Q), (held.device, held.resource_class)
+        )
+        # One that has never seen the type knows it by what was recorded, or
+        # by its id.
+        self.mdev = MdevVgpu()
+        (held,) = self.mdev.held_by(guest, [self.use()])
         self.assertEqual('CUSTOM_VGPU_NVIDIA_233', held.resource_class)
+        guest = dataclasses.replace(guest, units=(unit,))
+        (held,) = self.mdev.held_by(guest, [self.use()])
+        self.assertEqual(T4_8Q, held.resource_class)
 
     def test_first_shows_the_screen(self) -> None:
         units = self.make(T4_8Q, 2)

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.choice import choose_cards, choose_parent
+from nova_gpu.model.choice import choose_cards
 from nova_gpu.model.device import Card
 from tests.unit import base
 
@@ -102,23 +102,3 @@ class ChooseCardsTest(testtools.TestCase):
         free = cards([0, 0, 1, 1, 1, 1])
         self.assertEqual(tuple(free[:2]), choose_cards(2, free))
         self.assertEqual(tuple(free[2:5]), choose_cards(3, free))
-
-
-class ChooseParentTest(testtools.TestCase):
-    """Where the next mediated device of a card is made."""
-
-    @given(parents, st.sets(st.integers(0, 20)))
-    def test_lowest_free_function(
-        self, found: list[PciAddress], positions: set[int]
-    ) -> None:
-        taken = [p for i, p in enumerate(found) if i in positions]
-        parent = choose_parent(found, taken)
-        free = sorted(set(found) - set(taken))
-        if len(found) == 1:
-            self.assertEqual(found[0], parent)
-        else:
-            self.assertEqual(free[0] if free else None, parent)
-
-    def test_card_that_holds_them_itself_takes_many(self) -> None:
-        own = PciAddress.parse('0000:3b:00.0')
-        self.assertEqual(own, choose_parent([own], [own, own]))

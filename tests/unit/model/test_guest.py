@@ -21,8 +21,9 @@ import testtools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nova_gpu.model.address import PciAddress
+from nova_gpu.model.address import PciAddress, VirtualParent
 from nova_gpu.model.guest import Hostdev, parse_guest
+from nova_gpu.model.inventory import Unit
 from tests.unit import base
 
 UUID = base.instance('guest')
@@ -83,6 +84,59 @@ class ParseTest(testtools.TestCase):
         guest = parse_guest('<domain/>', 'file-name')
         self.assertEqual('file-name', guest.name)
         self.assertIsNone(guest.uuid)
+
+
+UNITS = (
+    Unit(
+        'mdev', 'mtty', 'CUSTOM_VGPU_MTTY_X', VirtualParent('mtty'),
+        MDEVS[0], type_id='mtty-1', name='Single <port> "serial"',
+        parent=VirtualParent('mtty'), params='a=b,c=d',
+    ),
+    Unit(
+        'whole', 'nvidia', 'PGPU', CARDS[0], str(CARDS[0]), functions=CARDS
+    ),
+)  # fmt: skip
+
+
+class MetadataTest(testtools.TestCase):
+    """What a guest was given is recorded with it."""
+
+    def test_there_and_back(self) -> None:
+        text = base.domain_xml('a', UUID, [], UNITS)
+        guest = parse_guest(text, 'x')
+        self.assertEqual(UNITS, guest.units)
+        self.assertEqual(UNITS[0], guest.recorded(MDEVS[0]))
+        self.assertEqual(UNITS[1], guest.recorded(str(CARDS[0])))
+        self.assertIsNone(guest.recorded(MDEVS[1]))
+
+    def test_beside_others(self) -> None:
+        text = base.domain_xml('a', UUID, [], UNITS).replace(
+            '<metadata>',
+            '<metadata><nova:instance xmlns:nova="x"><nova:unit/>'
+            '</nova:instance>',
+        )
+        self.assertEqual(UNITS, parse_guest(text, 'x').units)
+
+    def test_nothing_recorded(self) -> None:
+        text = base.domain_xml('a', UUID, [])
+        self.assertEqual((), parse_guest(text, 'x').units)
+
+    def test_edited_by_hand(self) -> None:
+        text = base.domain_xml('a', UUID, [], UNITS)
+        for old, new in (
+            ('card="0000:25:00.0"', 'card="0000:zz"'),
+            ('class="PGPU"', ''),
+            ('functions="0000', 'functions="junk 0000'),
+        ):
+            guest = parse_guest(text.replace(old, new), 'x')
+            self.assertTrue(guest.readable)
+            self.assertEqual(UNITS[:1], guest.units)
+
+    def test_xml_that_does_not_parse(self) -> None:
+        text = base.domain_xml('a', UUID, [], UNITS[1:])
+        guest = parse_guest(text.replace('</domain>', ''), 'x')
+        self.assertFalse(guest.readable)
+        self.assertEqual(UNITS[1:], guest.units)
 
 
 class SalvageTest(testtools.TestCase):

@@ -117,7 +117,7 @@ class ClassifyTest(testtools.TestCase):
     def test_rule_for_a_use_that_nothing_serves(self) -> None:
         card = base.card()
         use = inventory.classify(
-            card, base.mechanisms()[1:], [Rule(1, use='vgpu')]
+            card, base.mechanisms()[-1:], [Rule(1, use='vgpu')]
         )
         self.assert_closed(use, 'bound to vfio-pci')
 
@@ -163,8 +163,16 @@ class ClassifyTest(testtools.TestCase):
         )
         (pool,) = inventory.pools([use])
         self.assertEqual(
-            {T4_4Q: Inventory(4, 4), T4_8Q: Inventory(3, 2)}, pool.inventories
+            {T4_4Q: Inventory(4, 4), T4_8Q: Inventory(2, 1)}, pool.inventories
         )
+
+    def test_what_went_with_its_card_is_kept_for_its_guest(self) -> None:
+        # The driver has room for two, and an allocation stands for one.
+        card = t4()
+        unit = Unit('mdev', VGPU_POOL, T4_8Q, card.address, 'u', (),
+                    'nvidia-233')  # fmt: skip
+        (pool,) = inventory.pools([classify(card, held=[unit])])
+        self.assertEqual(Inventory(2, 0), pool.inventories[T4_8Q])
 
     def test_held_whole_while_it_shows_types(self) -> None:
         # A guest that is shut off: libvirt gave the card back to nvidia.

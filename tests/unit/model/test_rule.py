@@ -73,12 +73,18 @@ class RulingTest(testtools.TestCase):
         self.assertEqual(
             Ruling(
                 use='vgpu',
-                use_rule=3,
                 profiles=('A40-8Q',),
                 reserved=2,
                 resource_class='VGPU',
                 traits=('CUSTOM_A',),
                 rules=(1, 3),
+                decided={
+                    'profiles': 1,
+                    'reserved': 1,
+                    'use': 3,
+                    'resource_class': 3,
+                    'traits': 3,
+                },
             ),
             self.ruling(
                 {'profiles': ('A40-8Q',), 'reserved': 2},
@@ -96,7 +102,7 @@ class RulingTest(testtools.TestCase):
             {'use': 'passthrough'}, {'reserved': 1}, {'use': 'ignore'}
         )
         self.assertEqual('passthrough', ruling.use)
-        self.assertEqual(1, ruling.use_rule)
+        self.assertEqual(1, ruling.decided['use'])
         self.assertEqual(
             (
                 "card 0000:3b:00.0: rule 3 says use 'ignore', but rule 1 "

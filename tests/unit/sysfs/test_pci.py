@@ -16,10 +16,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from nova_gpu.host import read_snapshot
-from nova_gpu.model.device import PciFunction
-from nova_gpu.sysfs.pci import UNREADABLE
+from nova_gpu.model.address import PciAddress
+from nova_gpu.model.device import PciFunction, VirtualFunction
+from nova_gpu.sysfs.functions import UNREADABLE
 from nova_gpu.sysfs.tree import Tree
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs, FakeType
@@ -42,7 +44,7 @@ class RecordedHostsTest(base.HostTest):
         self.assertEqual(
             base.card(
                 address='0000:25:00.0', numa_node=0, iommu_group=47,
-                driver='vfio-pci',
+                driver='vfio-pci', total_vfs=16, resettable=True,
             ),
             card,
         )  # fmt: skip
@@ -136,6 +138,37 @@ class WhatIsACardTest(base.HostTest):
         self.assertEqual(
             ['0001:04:00.4', '0001:04:00.5'], [str(p) for p in card.parents]
         )
+
+    def test_functions_in_another_domain(self) -> None:
+        # Before the card in the list of functions, and behind it.
+        for card, function in (
+            ('0001:04:00.0', '0000:02:00.0'), ('0000:04:00.0', '0001:02:00.0'),
+        ):  # fmt: skip
+            self.fake = self.new_host()
+            device = self.fake.add_gpu(card, iommu_group=1)
+            virtual = self.fake.add_function(
+                function, 0x10DE, 0x20B0, 0x0302, iommu_group=2
+            )
+            for link, target in (
+                (device / 'virtfn0', virtual), (virtual / 'physfn', device),
+            ):  # fmt: skip
+                link.symlink_to(os.path.relpath(target, link.parent))
+            (found,) = self.snapshot().cards
+            self.assertEqual(card, str(found.address))
+            self.assertEqual(
+                (VirtualFunction(PciAddress.parse(function)),), found.vfs
+            )
+            self.assertEqual((), self.snapshot().warnings)
+
+    def test_function_whose_card_can_not_be_read(self) -> None:
+        self.fake.add_gpu('0000:01:00.0', virtual_functions=2)
+        for name in ('class', 'vendor', 'device'):
+            path = f'{DEVICES}/0000:01:00.0/{name}'
+            content = (self.fake.root / path).read_text()
+            self.fake.write(path, '')
+            self.assertEqual((), self.snapshot().cards)
+            self.fake.write(path, content)
+        self.assertEqual(1, len(self.snapshot().cards))
 
     def test_numa_node(self) -> None:
         self.fake.add_gpu('0000:01:00.0', numa_node=-1)
@@ -305,9 +338,49 @@ class CostTest(base.HostTest):
         )
 
     def test_full_host(self) -> None:
-        # 16 cards of 32 functions with 20 types each, and 256 vGPUs.
-        per_card = 12 + 32 + 4 * 20
+        # 16 cards of 32 functions with 20 types each, and 256 vGPUs. Of a
+        # type only the number that is free is read of each card.
+        per_card = 14 + 32 + 20
         self.assertLessEqual(
             self.reads(types=20, functions=32, mdevs=256),
-            16 * per_card + 2 * 256 + 8,
+            16 * per_card + 4 * 20 + 2 * 256 + 8,
         )
+
+    def other_reads(self, functions: int, **kwargs: Any) -> int:
+        """What a pass over 4 cards reads, of another form."""
+        fake = self.new_host()
+        for index in range(4):
+            fake.add_gpu(
+                f'0000:{index * 8:02x}:00.0', 0x2235, iommu_group=index + 1,
+                virtual_functions=functions, **kwargs,
+            )  # fmt: skip
+        tree = Tree(fake.root)
+        cards = read_snapshot(tree).cards
+        self.assertEqual([functions] * 4, [len(c.vfs) for c in cards])
+        self.assertEqual([], tree.warnings)
+        return tree.reads
+
+    def test_vendor_vfio(self) -> None:
+        kwargs = {
+            'driver': 'nvidia', 'types': hosts.A40_TYPES, 'units': 48,
+            'vendor_vfio': True,
+        }  # fmt: skip
+        few, many = (self.other_reads(n, **kwargs) for n in (8, 48))
+        # The link, and the type that is set.
+        self.assertLessEqual(many - few, 4 * 40 * 2)
+        self.assertLessEqual(few, 4 * (18 + 8 * 2) + 8)
+
+    def test_plain_functions(self) -> None:
+        for driver, each in (('gim', 4), ('nvidia', 5)):
+            few, many = (self.other_reads(n, driver=driver) for n in (8, 48))
+            self.assertLessEqual(many - few, 4 * 40 * each)
+            self.assertLessEqual(few, 4 * (18 + 8 * each) + 8)
+
+    def test_plain_functions_in_one_group(self) -> None:
+        # What the others in it are is known, but of cards still to come:
+        # those of three of the four are asked for their class, once.
+        few, many = (
+            self.other_reads(n, driver='gim', vf_iommu_group=99)
+            for n in (8, 48)
+        )
+        self.assertLessEqual(many - few, 4 * 40 * 4 + 3 * 40)

@@ -1,0 +1,182 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What Placement is told, and asked, of a host's GPUs outside of Nova's turn.
+
+Nova's resource tracker updates Placement once a minute, and after a claim
+before the guest is made. What making a guest changes has to be there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nova import context as nova_context
+from nova import exception as nova_exception
+from nova.compute import resource_tracker
+from oslo_concurrency import lockutils
+from oslo_log import log as logging
+
+from nova_gpu.model.claim import Move, View
+from nova_gpu.model.inventory import Pool, provider_prefix, provider_uuid
+from nova_gpu.virt import owners, providers
+
+LOG = logging.getLogger(__name__)
+
+#: How often a push is tried: each allocation in between raises the provider's
+#: generation and makes one attempt fail.
+PUSH_ATTEMPTS = 5
+#: How often a move is tried that meets another change of the allocation.
+MOVE_ATTEMPTS = 3
+
+
+class HostPlacement:
+    """The resource providers of one host's GPUs.
+
+    :param virtapi: the driver's, which has the report client
+    :param host: a :class:`nova.virt.libvirt.host.Host`
+    :param look: looks at the GPUs as they are now
+    """
+
+    def __init__(
+        self, virtapi: Any, host: Any, look: Callable[[], View]
+    ) -> None:
+        self._virtapi = virtapi
+        self._host = host
+        self._look = look
+        # The pools as Placement was last told of them.
+        self._told: tuple[Pool, ...] = ()
+
+    def update(self, tree: Any, nodename: str) -> None:
+        """Put the GPUs into a provider tree, which the caller sends."""
+
+        def in_use(uuid: str) -> bool:
+            client = self._virtapi.reportclient
+            found = client.get_allocations_for_resource_provider(
+                nova_context.get_admin_context(), uuid
+            )
+            return bool(found.allocations)
+
+        view = self._look()
+        left = owners.left_by_nova(view.uses, nodename)
+        providers.update(tree, nodename, view.pools, in_use, left)
+        self._told = view.pools
+
+    def push(self, context: Any) -> None:
+        """Tell Placement now what a claim or a release has changed.
+
+        The periodic task would do it within a minute, but until then
+        Placement would promise what is no longer there.
+        """
+        if self._look().pools == self._told:
+            return
+        for _ in range(PUSH_ATTEMPTS):
+            try:
+                self._push_once(context)
+            except nova_exception.ResourceProviderUpdateConflict:
+                LOG.debug('Placement changed meanwhile: pushing again')
+            except Exception:
+                # Not worth a server: the periodic update will do it.
+                LOG.exception('Could not tell Placement of changed GPUs')
+                break
+            else:
+                return
+        self._told = ()
+        LOG.warning(
+            "The periodic update has to tell Placement of the changed GPUs "
+            "of %s",
+            self._host.get_hostname(),
+        )
+
+    def _push_once(self, context: Any) -> None:
+        # The report client's tree is the resource tracker's as well, and
+        # not safe between threads: this is the tracker's own lock.
+        with lockutils.lock(
+            resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
+        ):
+            tree = self._tree(context)
+            self.update(tree, self._host.get_hostname())
+            self._virtapi.reportclient.update_from_provider_tree(context, tree)
+
+    def _tree(self, context: Any) -> Any:
+        return self._virtapi.reportclient.get_provider_tree_and_ensure_root(
+            context, self._host.get_node_uuid(), name=self._host.get_hostname()
+        )
+
+    def is_novas(self, provider: str) -> bool:
+        """Whether a provider is one that Nova has made for its own devices."""
+        with lockutils.lock(
+            resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
+        ):
+            tree = self._tree(nova_context.get_admin_context())
+            if not tree.exists(provider):
+                return False
+            name: str = tree.data(provider).name
+        return not name.startswith(provider_prefix(self._host.get_hostname()))
+
+    def alike(self, context: Any) -> dict[str, set[str]]:
+        """For each pool the others that suit the same requests."""
+        with lockutils.lock(
+            resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
+        ):
+            tree = self._tree(context)
+        return providers.alike(
+            tree, self._host.get_hostname(), self._look().pools
+        )
+
+    def move(
+        self, context: Any, instance: Any, moves: Iterable[Move]
+    ) -> dict[str, Any] | None:
+        """Let an instance's allocation follow its units to other pools.
+
+        Returns the instance's allocations as they are then, or None if
+        Placement doesn't have the room: nothing has changed in that case.
+        """
+        moves = tuple(moves)
+        client = self._virtapi.reportclient
+        for _ in range(MOVE_ATTEMPTS):
+            record = client.get_allocs_for_consumer(context, instance.uuid)
+            for move in moves:
+                self._apply(record['allocations'], move)
+            try:
+                if not client.put_allocations(context, instance.uuid, record):
+                    return None
+            except nova_exception.AllocationUpdateFailed:
+                continue
+            for move in moves:
+                LOG.info(
+                    'Moved the allocation of %d %s from pool %s to pool %s',
+                    move.want.count,
+                    move.want.resource_class,
+                    move.want.pool,
+                    move.pool,
+                    instance=instance,
+                )
+            allocations: dict[str, Any] = record['allocations']
+            return allocations
+        return None
+
+    def _apply(self, allocations: dict[str, Any], move: Move) -> None:
+        node_uuid = self._host.get_node_uuid()
+        source = provider_uuid(node_uuid, move.want.pool)
+        target = provider_uuid(node_uuid, move.pool)
+        name, count = move.want.resource_class, move.want.count
+        resources = allocations[source]['resources']
+        resources[name] -= count
+        if not resources[name]:
+            del resources[name]
+        if not resources:
+            del allocations[source]
+        given = allocations.setdefault(target, {'resources': {}})['resources']
+        given[name] = given.get(name, 0) + count
