@@ -20,24 +20,31 @@ is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import os
+import pathlib
 import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fixtures
 from lxml import etree
 from nova import context as nova_context
+from nova.tests import fixtures as nova_fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base as nova_base
+from nova.virt.libvirt import utils as libvirt_utils
+from oslo_utils import uuidutils
 
 from nova_gpu import conf as gpu_conf
+from nova_gpu.cli import main
 from nova_gpu.mechanism.base import Effects
-from nova_gpu.model.guest import GuestDevices, parse_guest
+from nova_gpu.model.guest import NAMESPACE, GuestDevices, parse_guest
 from nova_gpu.virt.driver import CONF, GpuLibvirtDriver
 from tests.fixtures.sysfs import FakeSysfs
 
@@ -51,6 +58,14 @@ logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 
 #: The hosts of this process by their root, for the driver to find.
 HOSTS: dict[str, FakeSysfs] = {}
+#: What happens on them while nova-compute waits for a driver.
+PAUSES: dict[str, Callable[[], None]] = {}
+
+#: The documents that libvirt is expected to be given, by form.
+GOLDEN = pathlib.Path(__file__).parent / 'xml'
+#: Set it to write them anew; look at each before it is committed.
+WRITE_GOLDEN = 'NOVA_GPU_WRITE_GOLDEN'
+NOVA_NAMESPACE = 'http://openstack.org/xmlns/libvirt/nova/1.1'
 
 
 class ReadersFirstLock:
@@ -86,8 +101,36 @@ class ReadersFirstLock:
             yield
 
 
+class HostMdevs(fakelibvirt.HostMdevDevicesInfo):
+    """The mediated devices of a FakeSysfs, as libvirt lists them."""
+
+    def __init__(self, fake: FakeSysfs) -> None:
+        self._fake = fake
+
+    @property
+    def devices(self) -> dict[str, Any]:
+        found = {}
+        for uuid in self._fake.mdevs:
+            device = self._fake.device(uuid)
+            parent = device.parent.name
+            for mark in ':.':
+                parent = parent.replace(mark, '_')
+            name = libvirt_utils.mdev_uuid2name(uuid)
+            found[name] = fakelibvirt.FakeMdevDevice(
+                name, (device / 'mdev_type').readlink().name, f'pci_{parent}'
+            )
+        return found
+
+
 class FakeHostGpuLibvirtDriver(GpuLibvirtDriver):
     """Our driver on a host whose kernel is a FakeSysfs."""
+
+    def __init__(self, virtapi: Any, read_only: bool = False) -> None:
+        super().__init__(virtapi, read_only)
+        root = CONF.gpu.host_root
+        # No time passes while nova-compute waits: something happens, or
+        # the test expects that it doesn't wait.
+        self._gpu_restorer._pause = lambda seconds: PAUSES[root]()
 
     def _gpu_effects(self) -> Effects:
         return HOSTS[CONF.gpu.host_root]
@@ -106,6 +149,8 @@ class GpuServersTest(nova_base.ServersTestBase):
     microversion = 'latest'
     REQUIRES_LOCKING = True
     NUMA_NODES = 2
+    #: ``[gpu] restore_timeout``
+    RESTORE_TIMEOUT = 0
 
     def setUp(self) -> None:
         gpu_conf.register_opts(CONF)
@@ -159,6 +204,28 @@ class GpuServersTest(nova_base.ServersTestBase):
                 'nova.tests.fixtures.libvirt.Connection.defineXML', recording
             )
         )
+        # It drops the metadata too, which a real libvirt keeps as it is.
+        describe = fakelibvirt.Domain.XMLDesc
+        defined = self.defined
+
+        def with_metadata(domain: Any, flags: int) -> str:
+            text = describe(domain, flags)
+            given = etree.fromstring(defined.get(domain.name(), '<domain/>'))
+            recorded = given.find(f'metadata/{{{NAMESPACE}}}units')
+            if recorded is None:
+                return text
+            root = etree.fromstring(text)
+            metadata = root.find('metadata')
+            if metadata is None:
+                metadata = etree.SubElement(root, 'metadata')
+            metadata.append(recorded)
+            return etree.tostring(root, encoding='unicode')
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova.tests.fixtures.libvirt.Domain.XMLDesc', with_metadata
+            )
+        )
 
     # Hosts.
 
@@ -181,13 +248,72 @@ class GpuServersTest(nova_base.ServersTestBase):
         self.start_compute(hostname=name, **kwargs)
         return self.computes[name]
 
+    def start_second_scheduler(self) -> None:
+        """Start another nova-scheduler: requests go to both in turn."""
+        self.useFixture(
+            nova_fixtures.ServiceFixture('scheduler', host='scheduler2')
+        )
+
     def restart_gpu_compute(self, name: str) -> Any:
         """Stop nova-compute and start it again; the guests run on."""
         self._use_host(name)
-        return self.restart_compute_service(name)
+        self.restart_compute_service(name)
+        return self.computes[name]
+
+    def on_pause(self, name: str, happens: Callable[[], None]) -> None:
+        """Let something happen while nova-compute waits on that host."""
+        root = str(self.hosts[name].root)
+        PAUSES[root] = happens
+        self.addCleanup(PAUSES.pop, root, None)
+
+    def nova_gpu(self, name: str, *args: str) -> tuple[int, str, str]:
+        """Run the command ``nova-gpu`` on a host: code, stdout, stderr."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main.main([*args, '--root', str(self.hosts[name].root)])
+        return code, out.getvalue(), err.getvalue()
 
     def _use_host(self, name: str) -> None:
-        self.flags(host_root=str(self.hosts[name].root), group='gpu')
+        root = self.hosts[name].root
+        self.flags(
+            host_root=str(root),
+            put_aside_dir=str(root / 'var/lib/nova/gpu/put-aside'),
+            restore_timeout=self.RESTORE_TIMEOUT,
+            group='gpu',
+        )
+
+    def let_nova_make_mdevs(self, name: str) -> dict[str, Any]:
+        """Let Nova itself make mdevs on a host, by libvirt.
+
+        Returns what :meth:`start_gpu_compute` has to be told. The host has
+        two cards for them, 0000:81:00.0 and 0000:81:01.0, with a type
+        ``nvidia-11`` of which each takes 16, and two A100.
+        """
+        fake = self.hosts[name]
+
+        def create(
+            driver: Any, parent: str, type_id: str, uuid: str | None = None
+        ) -> str:
+            uuid = uuid or uuidutils.generate_uuid()
+            address = '{}:{}:{}.{}'.format(*parent[4:].split('_'))
+            fake.create_mdev(address, type_id, uuid)
+            return uuid
+
+        self.useFixture(
+            fixtures.MonkeyPatch(
+                'nova.virt.libvirt.driver.LibvirtDriver._create_mdev', create
+            )
+        )
+        listed = fakelibvirt.HostPCIDevicesInfo(
+            num_pci=0, num_pfs=0, num_vfs=0, num_mdevcap=2
+        )
+        for slot in (2, 3):
+            listed.add_device(
+                'PCI', bus=0x81, slot=slot, function=0,
+                iommu_group=90 + slot, numa_node=1,
+                vend_id='10de', prod_id='20b0',
+            )  # fmt: skip
+        return {'pci_info': listed, 'mdev_info': HostMdevs(fake)}
 
     # Flavors and servers.
 
@@ -195,7 +321,7 @@ class GpuServersTest(nova_base.ServersTestBase):
         """A small flavor; ``resources__X`` stands for ``resources:X``."""
         specs = {k.replace('__', ':'): v for k, v in extra_specs.items()}
         return self._create_flavor(
-            vcpu=vcpu, memory_mb=512, disk=1, extra_spec=specs
+            vcpu=vcpu, memory_mb=512, disk=1, ephemeral=0, extra_spec=specs
         )
 
     def boot(self, flavor: str, state: str = 'ACTIVE', **kwargs: Any) -> Any:
@@ -232,6 +358,16 @@ class GpuServersTest(nova_base.ServersTestBase):
         xml = self.domain_xml(server)
         return parse_guest(xml, server['name'])
 
+    def domains(self, host: str) -> list[Any]:
+        """All domains of a host, running or not."""
+        connection = self.computes[host].driver._host.get_connection()
+        # The fake gives none unless it is told which.
+        found: list[Any] = connection.listAllDomains(
+            fakelibvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+            | fakelibvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE
+        )
+        return found
+
     def domain_xml(self, server: Any) -> str:
         """The server's domain XML as libvirt gives it back."""
         host = server['OS-EXT-SRV-ATTR:host']
@@ -246,6 +382,62 @@ class GpuServersTest(nova_base.ServersTestBase):
             for element in etree.fromstring(xml).iterfind('devices/hostdev')
         ]
 
+    def own_part(self, server: Any) -> list[str]:
+        """What of the domain that libvirt was given is ours."""
+        root = self.document(server)
+        found = (
+            *root.iterfind(f'metadata/{{{NAMESPACE}}}units'),
+            *root.iterfind('devices/hostdev'),
+        )
+        return [etree.tostring(e, encoding='unicode') for e in found]
+
+    def document(self, server: Any) -> etree._Element:
+        """The domain that libvirt was given, with a name for what varies.
+
+        What Nova says of the server in its metadata is Nova's own.
+        """
+        name = server['OS-EXT-SRV-ATTR:instance_name']
+        text = self.defined[name]
+        for before, after in (
+            (CONF.instances_path, '/instances'),
+            (server['id'], '{server}'),
+            (name, '{name}'),
+        ):
+            text = text.replace(before, after)
+        given = etree.fromstring(text).iterfind('devices/hostdev/source/')
+        mdevs = (address.get('uuid') for address in given)
+        for number, uuid in enumerate(filter(None, mdevs), 1):
+            text = text.replace(uuid, f'{{mdev {number}}}')
+        parser = etree.XMLParser(remove_blank_text=True)
+        root = etree.fromstring(text, parser)
+        for nova in root.iterfind(f'metadata/{{{NOVA_NAMESPACE}}}instance'):
+            nova.clear(keep_tail=True)
+            nova.text = '{nova}'
+        for entry in root.iterfind("sysinfo/system/entry[@name='version']"):
+            entry.text = '{version}'
+        return root
+
+    def assert_golden(
+        self, name: str, server: Any, alike: Sequence[str] = ()
+    ) -> None:
+        """Compare the server's whole domain with ``xml/<name>.xml``.
+
+        :param alike: cards that only differ by their bus: whichever was
+            taken, the document has the first
+        """
+        actual = etree.tostring(
+            self.document(server), pretty_print=True, encoding='unicode'
+        )
+        first, *others = [card[5:7] for card in alike] or ['']
+        for bus in others:
+            for mark in ('0000:{}:', '0000_{}_', 'bus="0x{}"'):
+                actual = actual.replace(mark.format(bus), mark.format(first))
+        path = GOLDEN / f'{name}.xml'
+        if os.environ.get(WRITE_GOLDEN):
+            GOLDEN.mkdir(exist_ok=True)
+            path.write_text(actual)
+        self.assert_xml_equal(path.read_text(), actual)
+
     def providers_of(self, host: str) -> dict[str, dict[str, Any]]:
         """The host's GPU inventories by provider name and class."""
         root = self.compute_rp_uuids[host]
@@ -259,6 +451,17 @@ class GpuServersTest(nova_base.ServersTestBase):
             for provider in found
             if provider['uuid'] != root
         }
+
+    def add_trait(self, provider: str, trait: str) -> None:
+        """Give a resource provider a trait, as an operator does."""
+        self.placement.put(f'/traits/{trait}', {}, version='1.6')
+        (found,) = self.placement.get(
+            f'/resource_providers?name={provider}', version='1.36'
+        ).body['resource_providers']
+        url = f'/resource_providers/{found["uuid"]}/traits'
+        record = self.placement.get(url, version='1.6').body
+        record['traits'].append(trait)
+        self.placement.put(url, record, version='1.6')
 
     def usages_of(self, host: str) -> dict[str, int]:
         """What of each GPU class is allocated on the host."""
@@ -294,8 +497,7 @@ class GpuServersTest(nova_base.ServersTestBase):
         """No two guests hold one device: the fake libvirt doesn't check."""
         owners: dict[object, str] = {}
         for compute in self.computes.values():
-            connection = compute.driver._host.get_connection()
-            for domain in connection.listAllDomains(0):
+            for domain in self.domains(compute.host):
                 guest = parse_guest(domain.XMLDesc(0), domain.name())
                 for device in (*guest.functions, *guest.mdevs):
                     key = (compute.host, device)
