@@ -29,9 +29,13 @@ function install_nova_gpu {
 
 function configure_nova_gpu_compute {
     # nova-compute reads NOVA_CPU_CONF, which DevStack makes from NOVA_CONF
-    # when it starts the service: the second line is for one that is running.
-    iniset $NOVA_CONF DEFAULT compute_driver gpu.GpuLibvirtDriver
-    iniset $NOVA_CPU_CONF DEFAULT compute_driver gpu.GpuLibvirtDriver
+    # when it starts the service: the second is for one that is running.
+    local conf
+    for conf in $NOVA_CONF $NOVA_CPU_CONF; do
+        iniset $conf DEFAULT compute_driver gpu.GpuLibvirtDriver
+        # The default, below /var/lib/nova, isn't the stack user's to write.
+        iniset $conf gpu put_aside_dir $DATA_DIR/nova/gpu/put-aside
+    done
 }
 
 function configure_nova_gpu_scheduler {

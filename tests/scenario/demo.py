@@ -12,7 +12,7 @@
 
 """``make demo``: a cloud with GPU hosts, in one process, in a minute.
 
-Nova's API, conductor, scheduler and two computes are real, and so is
+Nova's API, conductor, scheduler and three computes are real, and so is
 Placement. libvirt is Nova's fake, and the hosts are directories that look
 like the sysfs of GPU hosts. Every step checks what it shows: the exit code is
 that of a test.
@@ -37,6 +37,8 @@ LOG_FILE = pathlib.Path('build/demo.log')
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
 T4_8Q = 'CUSTOM_VGPU_NVIDIA_T4_8Q'
 T4_4Q = 'CUSTOM_VGPU_NVIDIA_T4_4Q'
+A10 = 'CUSTOM_VGPU_NVIDIA_A10'
+A10_CARDS = ('0000:41:00.0', '0000:81:00.0')
 
 
 def say(text: str = '') -> None:
@@ -45,7 +47,7 @@ def say(text: str = '') -> None:
 
 
 class Demo(base.GpuServersTest):
-    """The story, from the cards found to the restart that loses nothing."""
+    """The story, from the cards found to a card that changes its profile."""
 
     step = 0
 
@@ -66,18 +68,21 @@ class Demo(base.GpuServersTest):
         self.one_too_many()
         self.delete_and_reuse()
         self.restart()
+        self.vendor_vfio()
         say(f'\nAll of it checked. What the services logged: {LOG_FILE}')
 
     def find_cards(self) -> None:
         hosts.a100_board(self.new_host('host-a'))
         hosts.four_t4(self.new_host('host-b'))
-        for name, fake in self.hosts.items():
+        for name in self.hosts:
             self.title(f'The cards of {name}: found, not listed by hand')
-            say(f'$ nova-gpu host show --root {name}')
-            # The command writes to standard output by itself.
-            self.assertEqual(
-                0, cli.main(['host', 'show', '--root', str(fake.root)])
-            )
+            self.show_host(name)
+
+    def show_host(self, name: str) -> None:
+        say(f'$ nova-gpu host show --root {name}')
+        # The command writes to standard output by itself.
+        root = str(self.hosts[name].root)
+        self.assertEqual(0, cli.main(['host', 'show', '--root', root]))
 
     def show_providers(self) -> None:
         self.title('nova-compute starts on both: what Placement is told')
@@ -99,6 +104,10 @@ class Demo(base.GpuServersTest):
             ('gpu.8', {f'resources:{A100}': '8'}),
             ('vgpu.8q', {f'resources:{T4_8Q}': '1', 'gpu:display': 'on'}),
             ('vgpu.4q', {f'resources:{T4_4Q}': '1'}),
+            *(
+                (f'a10.{size}', {f'resources:{A10}_{size.upper()}': '1'})
+                for size in ('8q', '12q', '24q')
+            ),
         ):
             self.flavors[name] = self._create_flavor(
                 name=name, vcpu=1, memory_mb=512, disk=1, extra_spec=specs
@@ -206,11 +215,69 @@ class Demo(base.GpuServersTest):
         again = self.create('gpu.8')
         self.assertEqual(freed, self.guest_devices(again).functions)
 
+    def vendor_vfio(self) -> None:
+        self.title(
+            'A third host, of vendor-VFIO cards: one changes its profile'
+        )
+        self.fake = hosts.a10_vendor_vfio(self.new_host('host-c'))
+        self.show_host('host-c')
+        self.start_gpu_compute('host-c')
+        self.create('a10.24q')
+        say('  One card is taken: what follows gets the other.')
+        (card,) = (c for c in A10_CARDS if not self.fake.made(c))
+        self.assert_profiles(card, '8Q 0/3, 12Q 0/2, 24Q 0/1')
+        large = [self.create('a10.12q') for _ in range(2)]
+        self.assert_types(card, ['596', '596'])
+        self.show_xml(large[0])
+        self.assertEqual(['no'] * 2, list(map(self.managed, large)))
+        self.assert_profiles(card, '8Q 3/3, 12Q 0/2, 24Q 1/1')
+        say('  Both are deleted, and the card is free for any profile:')
+        for server in large:
+            self._delete_server(server)
+        self.assert_types(card, [])
+        self.assert_profiles(card, '8Q 0/3, 12Q 0/2, 24Q 0/1')
+        for _ in range(3):
+            self.create('a10.8q')
+        self.assert_types(card, ['595'] * 3)
+        self.assert_profiles(card, '8Q 0/3, 12Q 2/2, 24Q 1/1')
+
+    def managed(self, server: Any) -> str | None:
+        (text,) = self.hostdevs(server)
+        return etree.fromstring(text).get('managed')
+
+    def assert_types(self, card: str, expected: list[str]) -> None:
+        """The VFs of a card that have a vGPU type, as the driver says."""
+        found = {
+            function: self.fake.device(function)
+            .joinpath('nvidia/current_vgpu_type')
+            .read_text()
+            .strip()
+            for function in self.fake.functions(card)
+        }
+        made = {f: number for f, number in found.items() if number != '0'}
+        for function, number in made.items():
+            say(f'    …/{function}/nvidia/current_vgpu_type: {number}')
+        if not made:
+            say(f'    current_vgpu_type of all VFs of {card}: 0')
+        self.assertEqual(expected, list(made.values()))
+
+    def assert_profiles(self, card: str, expected: str) -> None:
+        """What Placement has reserved of a card's classes, of how many."""
+        name = f'host-c_gpu_{card.replace(":", "_").replace(".", "_")}'
+        found = self.providers_of('host-c')[name]
+        text = ', '.join(
+            f'{size} {record["reserved"]}/{record["total"]}'
+            for size in ('8Q', '12Q', '24Q')
+            if (record := found.get(f'{A10}_{size}'))
+        )
+        say(f'    Placement, reserved of {card}: {text}')
+        self.assertEqual(expected, text)
+
 
 def main() -> int:
     """Run the demo; returns the exit code."""
     LOG_FILE.parent.mkdir(exist_ok=True)
-    say('Starting a cloud in this process: Nova, Placement, two GPU hosts …')
+    say('Starting a cloud in this process: Nova, Placement, GPU hosts …')
     result = unittest.TestResult()
     with LOG_FILE.open('w') as log, contextlib.redirect_stderr(log):
         logging.basicConfig(stream=log, level=logging.INFO)

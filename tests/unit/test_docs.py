@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import io
@@ -22,6 +23,7 @@ import pathlib
 import re
 import shlex
 import tempfile
+from collections.abc import Iterator
 
 import nova.conf
 import testtools
@@ -29,17 +31,18 @@ from nova import exception as nova_exception
 from nova.api.validation.extra_specs import validators
 from oslo_config import cfg
 
-from nova_gpu import conf, rules
+from nova_gpu import conf, exception, mechanism, rules
 from nova_gpu.cli import main as cli
 from nova_gpu.host import read_snapshot
-from nova_gpu.mechanism.mdev import MdevVgpu
-from nova_gpu.mechanism.whole import WholeCard
+from nova_gpu.model.addressing import needed_bits
+from nova_gpu.model.device import Card
 from nova_gpu.model.inventory import classify
 from nova_gpu.sysfs.tree import Tree
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
 
 TOP = pathlib.Path(__file__).parents[2]
+TROUBLE = TOP / 'doc/source/admin/troubleshooting.rst'
 PAGES = [TOP / 'README.rst', *sorted(TOP.glob('doc/source/**/*.rst'))]
 LITERAL = re.compile(
     r'(?:^.*::|^\.\. code-block:: \w+)\n\n((?:    .*\n|\n)+)', re.M
@@ -86,6 +89,39 @@ def settings() -> list[tuple[str, str, str]]:
     return found
 
 
+def documented() -> list[str]:
+    """The messages that the page on troubleshooting explains."""
+    lines = re.findall(r'^``(.*)``$', TROUBLE.read_text(), re.M)
+    texts = [text for line in lines for text in line.split('``, ``')]
+    texts.remove('Unable to load the virtualization driver')  # Nova's own
+    return texts
+
+
+def messages() -> Iterator[str]:
+    """All texts in the code, with … for what varies."""
+    for path in TOP.glob('nova_gpu/**/*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant):
+                yield re.sub('%[sd]', '…', str(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                yield ''.join(
+                    str(v.value) if isinstance(v, ast.Constant) else '…'
+                    for v in node.values
+                )
+
+
+def literally(message: str, text: str) -> int:
+    """How much of ``text`` is in a message that it begins; -1 if none."""
+    literal, variable, rest = message.partition('…')
+    if literal.startswith(text):
+        return len(text)
+    if not variable or not text.startswith(literal):
+        return -1
+    after = text[len(literal) :]
+    found = max(literally(rest, after[i:]) for i in range(len(after) + 1))
+    return -1 if found < 0 else len(literal) + found
+
+
 class DocumentationTest(testtools.TestCase):
     """Commands, options and messages."""
 
@@ -93,6 +129,31 @@ class DocumentationTest(testtools.TestCase):
         super().setUp()
         self.root = self.useFixtureDir()
         hosts.four_t4(hosts.a100_board(FakeSysfs(self.root)))
+        self.roots = [self.root]
+        for make in (
+            hosts.a10_vendor_vfio,
+            hosts.a100_mig,
+            hosts.gvt_g,
+            hosts.mi300x,
+            hosts.mtty,
+        ):
+            root = self.useFixtureDir()
+            make(FakeSysfs(root))
+            self.roots.append(root)
+        self.mechanisms = mechanism.load()
+
+    def cards(self) -> list[Card]:
+        """The cards of all forms that the pages speak of."""
+        return [
+            card
+            for root in self.roots
+            for card in read_snapshot(Tree(root)).cards
+        ]
+
+    def found(self, card: Card) -> str | None:
+        """The mechanism that the card's state asks for."""
+        names = (m.name for m in self.mechanisms if m.recognizes(card))
+        return next(names, None)
 
     def useFixtureDir(self) -> str:
         folder = tempfile.TemporaryDirectory()
@@ -129,11 +190,12 @@ class DocumentationTest(testtools.TestCase):
 
     def test_rules_parse_and_match(self) -> None:
         texts = [value for _, name, value in settings() if name == 'rule']
-        self.assertEqual(3, len(rules.parse_rules(texts)))
-        snapshot = read_snapshot(Tree(self.root))
-        for rule in rules.parse_rules(texts):
+        names = [m.name for m in self.mechanisms]
+        parsed = rules.parse_rules(texts, names)
+        self.assertGreater(len(parsed), 4)
+        for rule in parsed:
             self.assertTrue(
-                any(rule.matches(card, 'mdev') for card in snapshot.cards),
+                any(rule.matches(c, self.found(c)) for c in self.cards()),
                 rule,
             )
 
@@ -162,12 +224,14 @@ class DocumentationTest(testtools.TestCase):
         self.assertGreater(tried, 4)
 
     def test_resource_classes_of_flavors_are_those_of_the_cards(self) -> None:
-        snapshot = read_snapshot(Tree(self.root))
         classes = {
             offer.resource_class
-            for card in snapshot.cards
-            for offer in classify(card, (MdevVgpu(), WholeCard())).offers
+            for card in self.cards()
+            for offer in classify(card, self.mechanisms).offers
         }
+        page = (TOP / 'doc/source/install/index.rst').read_text()
+        for name in re.findall(r'``(CUSTOM_\w+)``', page):
+            self.assertIn(name, classes)
         for words in commands('openstack flavor create'):
             for word in words:
                 if word.startswith('resources'):
@@ -194,18 +258,35 @@ class DocumentationTest(testtools.TestCase):
         ignore = rules.parse_rules(
             ['{"address": "0000:03:00.0", "use": "ignore"}']
         )
-        page = (TOP / 'doc/source/admin/troubleshooting.rst').read_text()
-        documented = re.findall(r'^``(.*)``$', page, re.M)
         reasons = [
-            classify(card, (MdevVgpu(), WholeCard()), ignore).reason
+            classify(card, self.mechanisms, ignore).reason
             for card in read_snapshot(Tree(root)).cards
         ]
         given = [reason for reason in reasons if reason is not None]
         self.assertEqual(5, len(given))
         for reason in given:
             self.assertTrue(
-                any(reason.startswith(text) for text in documented), reason
+                any(reason.startswith(text) for text in documented()), reason
             )
+
+    def test_what_is_documented_is_said(self) -> None:
+        said = set(messages())
+        for text in documented():
+            start = text.rstrip('…')
+            self.assertGreater(
+                max(literally(message, start) for message in said), 10, text
+            )
+
+    def test_widths_read_as_documented(self) -> None:
+        bars = [64 * hosts.GIB + 32 * hosts.MIB] * 8
+        bits = needed_bits(1 << 20, bars)
+        error = exception.AddressesTooWide(
+            bits, 42, 1 << 20, sum(bars) // hosts.MIB
+        )
+        self.assertIn(str(error), documented())
+        page = (TOP / 'doc/source/admin/flavors.rst').read_text()
+        bits = needed_bits(262144, bars[:4])
+        self.assertIn(f'    Set {bits} bits of physical addresses, ', page)
 
     def test_make_targets_exist(self) -> None:
         makefile = (TOP / 'Makefile').read_text()
