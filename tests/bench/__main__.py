@@ -29,6 +29,8 @@ NAMES = (
     'cli_start',
     'boot_overhead',
     'candidates',
+    'vgpu_acceptance',
+    'tracker_steps',
 )
 RESULTS = pathlib.Path('build/bench.json')
 COLUMNS = ('benchmark', 'ours', 'peer', 'unit', 'ratio', 'peer is')

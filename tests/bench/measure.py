@@ -29,8 +29,8 @@ from typing import Any
 class Row:
     """One line of the table; ``peer`` is None where there is none.
 
-    ``unit`` is of both figures, of which less is better. What else was seen
-    goes into ``params``.
+    ``unit`` is of both figures, of which less is better, but for shares in
+    per cent. What else was seen goes into ``params``.
     """
 
     name: str

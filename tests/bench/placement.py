@@ -54,7 +54,7 @@ ROOT_INVENTORY = {'VCPU': 128, 'MEMORY_MB': 1048576, 'DISK_GB': 4096}
 
 def main(kind: str, count: int, folder: str) -> None:
     """Fill, then answer until there are no more questions."""
-    application = _application(folder)
+    app = application(folder)
     engine = db_api.get_placement_engine()
     with engine.begin() as connection:
         if not connection.execute(
@@ -67,14 +67,15 @@ def main(kind: str, count: int, folder: str) -> None:
         request = _request(kind, cards)
         found: list[Any] = []
         took = measure.seconds(
-            lambda: found.append(request.get_response(application))  # noqa: B023
+            lambda: found.append(request.get_response(app))  # noqa: B023
         )
         assert found[0].status_code == 200, found[0].text
         assert found[0].json['allocation_requests']
         print(json.dumps(took), flush=True)
 
 
-def _application(folder: str) -> Any:
+def application(folder: str) -> Any:
+    """A Placement whose database is in ``folder``."""
     conf = cfg.ConfigOpts()
     placement_conf.register_opts(conf)
     conf.set_override(

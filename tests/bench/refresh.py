@@ -33,6 +33,7 @@ from nova_gpu.mechanism.whole import WholeCard
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import Card, Snapshot
 from nova_gpu.model.guest import GuestDevices
+from nova_gpu.putaside import PutAside
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker
 from tests.bench import measure
@@ -77,7 +78,12 @@ def _measure(
             trees.append(Tree(fake.root))
             return read_snapshot(trees[-1])
 
-        tracker = Tracker(read, (MdevVgpu(), WholeCard()), fake)
+        tracker = Tracker(
+            read,
+            (MdevVgpu(), WholeCard()),
+            fake,
+            PutAside(fake.root / 'aside'),
+        )
         guest = GuestDevices('all', 'all', mdevs=frozenset(fake.mdevs))
         snapshot = tracker.rebuild([guest]).snapshot
         assert len(snapshot.cards) == cards and not snapshot.warnings
