@@ -169,6 +169,33 @@ class Tracker:
             )
         return dataclasses.replace(claim, moves=tuple(moves))
 
+    def could_pack(self, wants: Iterable[Want]) -> bool:
+        """Whether another card could spare one that a claim would open."""
+        view = self.view()
+        packed = {
+            (offer.resource_class, use.pool): offer.free if offer.used else 0
+            for use in view.uses
+            for offer in use.offers
+            if offer.type_id is not None
+        }
+        return any(
+            (want.resource_class, want.pool) in packed
+            and not self._is_used(view, want)
+            and any(
+                name == want.resource_class and free >= want.count
+                for (name, _), free in packed.items()
+            )
+            for want in wants
+        )
+
+    @staticmethod
+    def _is_used(view: View, want: Want) -> bool:
+        return any(
+            unit.pool == want.pool
+            and unit.resource_class == want.resource_class
+            for unit in view.units
+        )
+
     def settle(self, consumer: str) -> None:
         """Note that the consumer's guest is defined and holds its units."""
         with self._lock:
@@ -406,7 +433,7 @@ class Tracker:
         """
         before = len(prepared)
         error: exception.GpuError | None = None
-        for pool in (want.pool, *self._by_room(want, others)):
+        for pool in self._in_order(want, others):
             try:
                 self._take_from(pool, want, request, prepared)
             except (
@@ -421,20 +448,26 @@ class Tracker:
         assert error is not None
         raise error
 
-    def _by_room(self, want: Want, others: Collection[str]) -> Iterator[str]:
-        """Those of ``others`` that can serve: the fullest first."""
+    def _in_order(self, want: Want, others: Collection[str]) -> list[str]:
+        """The pools that may serve, best first.
+
+        Those that hold the profile already come first, the fullest before
+        all: an empty card stays open for any profile. Then comes the one
+        that was asked for.
+        """
         if not others:
-            return
+            return [want.pool]
         rooms = []
+        asked = (True, 0, want.pool)
         for use in self._look(self._read()).uses:
-            if use.pool is None or use.pool not in others:
-                continue
             for offer in use.offers:
-                fits = offer.resource_class == want.resource_class
-                if fits and offer.free >= want.count:
-                    rooms.append((not offer.used, offer.free, use.pool))
-        for _, _, pool in sorted(rooms):
-            yield pool
+                if offer.resource_class != want.resource_class:
+                    continue
+                if use.pool == want.pool and offer.used:
+                    asked = (False, 0, want.pool)
+                elif use.pool in others and offer.free >= want.count:
+                    rooms.append((not offer.used, offer.free, str(use.pool)))
+        return [pool for _, _, pool in sorted([*rooms, asked])]
 
     def _take_from(
         self,

@@ -325,11 +325,15 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
         Placement can't say that a card takes one profile at a time, so two
         requests can meet on an empty card. Who comes second moves, and its
-        allocation with it: the host may be the last that has room.
+        allocation with it: the host may be the last that has room. One that
+        would open an empty card moves as well, if a card that holds its
+        profile has room: schedulers saw both as empty.
 
         :raises nova_gpu.exception.GpuError: nothing on this host will do
         """
         others: dict[str, set[str]] | None = None
+        if self._gpus.could_pack(wants):
+            others = self._gpu_placement.alike(context)
         while True:
             try:
                 claim = self._gpus.claim(instance.uuid, wants, request, others)

@@ -161,10 +161,13 @@ class MdevTest(FormTest):
 
     def test_a100_mig(self) -> None:
         self.tell(
+            # GPU instances of two sizes: one after the other, for nothing
+            # tells how many there are of each.
             'a100_mig', hosts.a100_mig, ['0000:c1:00.0'],
-            [(f'{MIG}_2_10C', 2), (f'{MIG}_1_5C', 3)], (f'{MIG}_1_5CME', 1),
-            [(f'{MIG}_1_5CME', 1), (f'{MIG}_1_5C', 2), (f'{MIG}_2_10C', 1),
-             (f'{MIG}_2_10C', 1)],
+            [(f'{MIG}_2_10C', 1)] * 2 + [(f'{MIG}_1_5C', 1)] * 3,
+            (f'{MIG}_1_5CME', 1),
+            [(f'{MIG}_1_5CME', 1), *[(f'{MIG}_1_5C', 1)] * 2,
+             *[(f'{MIG}_2_10C', 1)] * 2],
         )  # fmt: skip
 
     def test_gvt_g(self) -> None:
