@@ -25,7 +25,14 @@ from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import Hostdev, parse_guest
 from nova_gpu.model.request import GpuRequest
-from nova_gpu.tracker import ALLOCATED, CLAIMED, NOBODY, REMOVED, Want
+from nova_gpu.tracker import (
+    ALLOCATED,
+    CLAIMED,
+    NOBODY,
+    REMOVED,
+    Claim,
+    Want,
+)
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
 from tests.unit import base
@@ -798,3 +805,111 @@ class ReportTest(TrackerTest):
             self.assertEqual((T4_8Q, 1), (state.active, state.used))
         self.tracker.release(A)
         self.assertEqual([], self.fake.mdevs)
+
+
+class OthersTest(TrackerTest):
+    """What other pools of the host do for a request."""
+
+    ALIKE = {T4_POOL: {OTHER_POOL}, OTHER_POOL: {T4_POOL}}
+
+    def claim_somewhere(self, consumer: str, *wants: Any) -> Claim:
+        return self.tracker.claim(
+            consumer, self.wants(*wants), self.request, self.ALIKE
+        )
+
+    def test_taken_card(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        claim = self.claim_somewhere(B, (T4_POOL, T4_4Q, 2))
+        (move,) = claim.moves
+        self.assertEqual(Want(T4_POOL, T4_4Q, 2), move.want)
+        self.assertEqual(OTHER_POOL, move.pool)
+        self.assertEqual({OTHER_POOL}, {u.pool for u in claim.units})
+        # The claim as it is kept tells of no moves.
+        self.assertEqual((), self.tracker.claim_of(B).moves)
+
+    def test_nothing_moves_that_fits(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        claim = self.claim_somewhere(B, (T4_POOL, T4_8Q, 1))
+        self.assertEqual((), claim.moves)
+        self.assertEqual([T4_POOL], [u.pool for u in claim.units])
+
+    def test_card_that_holds_the_profile_spares_an_empty_one(self) -> None:
+        self.claim(A, OTHER_POOL, T4_8Q)
+        self.assertTrue(
+            self.tracker.could_pack(self.wants((T4_POOL, T4_8Q, 1)))
+        )
+        claim = self.claim_somewhere(B, (T4_POOL, T4_8Q, 1))
+        self.assertEqual([OTHER_POOL], [m.pool for m in claim.moves])
+        self.assertEqual([], self.fake.mdevs_of(T4))
+
+    def test_nothing_to_pack(self) -> None:
+        self.assertFalse(
+            self.tracker.could_pack(self.wants((T4_POOL, T4_8Q, 1)))
+        )
+        self.claim(A, OTHER_POOL, T4_8Q)
+        for want in (
+            (T4_POOL, T4_4Q, 1),  # another profile
+            (T4_POOL, T4_8Q, 2),  # more than there is room for
+            (OTHER_POOL, T4_8Q, 1),  # there already
+            (WHOLE, A100, 1),
+        ):
+            self.assertFalse(self.tracker.could_pack(self.wants(want)), want)
+
+    def test_no_two_wants_in_one_pool(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.assertRaises(
+            exception.NotEnoughUnits,
+            self.claim_somewhere,
+            B,
+            (T4_POOL, T4_4Q, 1),
+            (OTHER_POOL, T4_4Q, 1),
+        )
+        self.assertIsNone(self.tracker.claim_of(B))
+
+    def test_driver_that_refuses_on_one_card(self) -> None:
+        self.fake.refused['create_mdev'] = {1}
+        claim = self.claim_somewhere(A, (T4_POOL, T4_8Q, 2))
+        self.assertEqual([OTHER_POOL], [m.pool for m in claim.moves])
+        self.assertEqual([], self.fake.mdevs_of(T4))
+
+    def test_first_error_is_told(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q, 2)
+        self.claim(B, OTHER_POOL, T4_8Q, 2)
+        error = self.assertRaises(
+            exception.NotEnoughUnits,
+            self.claim_somewhere,
+            C,
+            (T4_POOL, T4_8Q, 1),
+        )
+        self.assertEqual(T4_POOL, error.pool)
+
+
+class MakeAgainTest(TrackerTest):
+    """What has gone of a guest's units comes back as it was."""
+
+    def test_removed_by_hand(self) -> None:
+        self.tracker.claim(
+            A, self.wants((T4_POOL, T4_8Q, 1)),
+            GpuRequest({}, vgpu_params='a=b'),
+        )  # fmt: skip
+        (device,) = self.devices(A)
+        self.fake.remove_mdev(device)
+        self.tracker.make_again(A)
+        self.assertEqual([device], self.fake.mdevs)
+        path = self.fake.sys / 'bus/mdev/devices' / device
+        self.assertEqual('a=b', (path / 'nvidia/vgpu_params').read_text())
+
+    def test_nothing_is_missing(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        before = self.fake.mdevs
+        self.tracker.make_again(A)
+        self.tracker.make_again(B)
+        self.assertEqual(before, self.fake.mdevs)
+
+    def test_driver_that_is_not_loaded(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.fake.unload_driver(T4)
+        error = self.assertRaises(
+            exception.UnitUnusable, self.tracker.make_again, A
+        )
+        self.assertIn(f'driver of card {T4} is not loaded', str(error))

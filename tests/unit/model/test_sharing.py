@@ -99,6 +99,23 @@ class FramebufferTest(testtools.TestCase):
         self.assertEqual(Room(4, 2), self.room('A10-4Q', functions=2))
         self.assertEqual(Room(4, 0), self.room('A10-4Q', functions=0))
 
+    def test_never_more_than_thirty_two(self) -> None:
+        addresses = [PciAddress(0, 0x25, n // 8, n % 8) for n in range(8, 56)]
+        large = base.card(
+            vfs=tuple(map(VirtualFunction, addresses)),
+            parents=tuple(addresses),
+            memory_mib=96 * 1024,
+        )
+        found = room(large, kind('RTX PRO 6000 DC-2Q'), 48, {})
+        self.assertEqual(Room(32, 32), found)
+        thirty = [
+            VirtualFunction(a, type_id='RTX PRO 6000 DC-2Q')
+            for a in addresses[:30]
+        ]
+        large = dataclasses.replace(large, vfs=(*thirty, *large.vfs[30:]))
+        two = kind('RTX PRO 6000 DC-2Q')
+        self.assertEqual(Room(32, 2), room(large, two, 18, {two.id: two}))
+
     def test_what_is_made_is_taken_off(self) -> None:
         self.assertEqual(Room(3, 2), self.room('A10-8Q', 'A10-8Q'))
         self.assertEqual(Room(3, 2), self.room('A10-8Q', 'A10-6Q'))
