@@ -72,6 +72,8 @@ class Restorer:
         up to ``timeout`` seconds in all. What can't be made is logged, and
         is no reason not to start.
         """
+        guests = tuple(guests)
+        held = {str(f) for guest in guests for f in guest.functions}
         left = [
             (guest.uuid or guest.name, unit)
             for guest in guests
@@ -83,11 +85,11 @@ class Restorer:
         while True:
             snapshot = self._read()
             known = len(enabled)
-            late = self._enable(snapshot, left, enabled)
+            late = self._enable(snapshot, held, enabled)
             if len(enabled) > known:
                 # As a rule they are there at once.
                 snapshot = self._read()
-                late = self._enable(snapshot, left, enabled)
+                late = self._enable(snapshot, held, enabled)
             left = [
                 (guest, unit)
                 for guest, unit in left
@@ -117,15 +119,18 @@ class Restorer:
     def _enable(
         self,
         snapshot: Snapshot,
-        held: Iterable[tuple[str, Unit]],
+        held: Collection[str],
         enabled: set[Address],
     ) -> list[str]:
-        """Enable virtual functions; returns what has to be waited for."""
+        """Enable virtual functions; returns what has to be waited for.
+
+        :param held: the functions that guests name: a card among them is a
+            guest's as a whole
+        """
         owned = self._owned(snapshot)
-        whole = {str(unit.card) for _, unit in held if not unit.parent}
         late = []
         for card in snapshot.cards:
-            if card.address in owned or str(card.address) in whole:
+            if card.address in owned or str(card.address) in held:
                 continue
             wanted = self._wanted_vfs(card)
             if not wanted:

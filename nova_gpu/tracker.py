@@ -44,7 +44,7 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import hostmap, inventory
+from nova_gpu.model import choice, hostmap, inventory
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     ALLOCATED,
@@ -169,33 +169,6 @@ class Tracker:
             )
         return dataclasses.replace(claim, moves=tuple(moves))
 
-    def could_pack(self, wants: Iterable[Want]) -> bool:
-        """Whether another card could spare one that a claim would open."""
-        view = self.view()
-        packed = {
-            (offer.resource_class, use.pool): offer.free if offer.used else 0
-            for use in view.uses
-            for offer in use.offers
-            if offer.type_id is not None
-        }
-        return any(
-            (want.resource_class, want.pool) in packed
-            and not self._is_used(view, want)
-            and any(
-                name == want.resource_class and free >= want.count
-                for (name, _), free in packed.items()
-            )
-            for want in wants
-        )
-
-    @staticmethod
-    def _is_used(view: View, want: Want) -> bool:
-        return any(
-            unit.pool == want.pool
-            and unit.resource_class == want.resource_class
-            for unit in view.units
-        )
-
     def settle(self, consumer: str) -> None:
         """Note that the consumer's guest is defined and holds its units."""
         with self._lock:
@@ -204,6 +177,14 @@ class Tracker:
                 self._claims[consumer] = dataclasses.replace(
                     claim, state=ALLOCATED
                 )
+
+    def undo(self, consumer: str, before: Collection[Unit]) -> None:
+        """Let a consumer hold what it held ``before`` it claimed more."""
+        with self._lock:
+            claim = self._claims.get(consumer)
+            if claim is not None:
+                units = [u for u in claim.units if u not in before]
+                self._give_back(claim, units)
 
     def release(self, consumer: str) -> None:
         """Take all units of a consumer back; it may have none.
@@ -433,7 +414,11 @@ class Tracker:
         """
         before = len(prepared)
         error: exception.GpuError | None = None
-        for pool in self._in_order(want, others):
+        pools = [want.pool]
+        if others:
+            uses = self._look(self._read()).uses
+            pools = choice.pools_in_order(uses, want, others)
+        for pool in pools:
             try:
                 self._take_from(pool, want, request, prepared)
             except (
@@ -447,27 +432,6 @@ class Tracker:
                 return pool
         assert error is not None
         raise error
-
-    def _in_order(self, want: Want, others: Collection[str]) -> list[str]:
-        """The pools that may serve, best first.
-
-        Those that hold the profile already come first, the fullest before
-        all: an empty card stays open for any profile. Then comes the one
-        that was asked for.
-        """
-        if not others:
-            return [want.pool]
-        rooms = []
-        asked = (True, 0, want.pool)
-        for use in self._look(self._read()).uses:
-            for offer in use.offers:
-                if offer.resource_class != want.resource_class:
-                    continue
-                if use.pool == want.pool and offer.used:
-                    asked = (False, 0, want.pool)
-                elif use.pool in others and offer.free >= want.count:
-                    rooms.append((not offer.used, offer.free, str(use.pool)))
-        return [pool for _, _, pool in sorted([*rooms, asked])]
 
     def _take_from(
         self,

@@ -28,8 +28,8 @@ from collections.abc import Iterator, Sequence
 
 from nova_gpu import exception
 from nova_gpu.mechanism.base import Effects
+from nova_gpu.mechanism.passthrough import NO_IOMMU
 from nova_gpu.mechanism.vgpu import Vgpu, class_of
-from nova_gpu.mechanism.whole import NO_IOMMU
 from nova_gpu.model.address import Address, PciAddress
 from nova_gpu.model.device import Card, VirtualFunction
 from nova_gpu.model.guest import GuestDevices, Hostdev

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nova_gpu import exception
-from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.mechanism.whole import reset
+from nova_gpu.mechanism.base import Effects
+from nova_gpu.mechanism.passthrough import Passthrough
 from nova_gpu.model.device import Card, Snapshot, VirtualFunction
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
@@ -27,11 +27,10 @@ from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
 
 
-class PlainVf(Mechanism):
+class PlainVf(Passthrough):
     """A card is cut into as many equal parts as it has functions enabled."""
 
     name = 'vf'
-    use = 'passthrough'
 
     def recognizes(self, card: Card) -> bool:
         return bool(card.vfs) and not card.parents and not card.vendor_vfio
@@ -105,21 +104,6 @@ class PlainVf(Mechanism):
             allocated=allocated,
         )
 
-    def prepare(
-        self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> Unit:
-        """Nothing to do: libvirt binds managed devices itself."""
-        return unit
-
-    def configure(
-        self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> Unit:
-        """Nothing to do: the function is the guest's, settings included."""
-        return unit
-
-    def clean(self, unit: Unit, effects: Effects) -> None:
-        reset(unit, effects)
-
     def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
         units = []
         for use in uses:
@@ -138,11 +122,6 @@ class PlainVf(Mechanism):
                     self.new_unit(use.card, function, name, bool(recorded))
                 )
         return units
-
-    def leaked(
-        self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
-    ) -> list[Unit]:
-        return []
 
     def restore(
         self, unit: Unit, snapshot: Snapshot, effects: Effects

@@ -222,8 +222,7 @@ class Vgpu(Mechanism):
             return False
         if not self._exists(unit, card):
             self._make_again(unit, card, effects)
-            if unit.params is not None:
-                effects.set_vgpu_params(unit.device, unit.params)
+            self._set_params_again(unit, effects)
             LOG.info(
                 'Made %s (%s) of card %s again',
                 unit.device,
@@ -231,6 +230,16 @@ class Vgpu(Mechanism):
                 unit.card,
             )
         return True
+
+    def _set_params_again(self, unit: Unit, effects: Effects) -> None:
+        """A vGPU without its parameters must not pass for the one it was."""
+        if unit.params is None:
+            return
+        try:
+            effects.set_vgpu_params(unit.device, unit.params)
+        except exception.EffectFailed:
+            self.clean(unit, effects)
+            raise
 
     @abc.abstractmethod
     def _exists(self, unit: Unit, card: Card) -> bool:

@@ -14,32 +14,24 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 
 from nova_gpu import exception
-from nova_gpu.mechanism.base import Effects, Mechanism
+from nova_gpu.mechanism.passthrough import NO_IOMMU, VFIO, Passthrough
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards
-from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.device import Card
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
 from nova_gpu.model.profile import token
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
 
-VFIO = 'vfio-pci'
-NO_IOMMU = (
-    "has no IOMMU group: turn on the IOMMU in the firmware and on the "
-    "kernel's command line"
-)
 
-
-class WholeCard(Mechanism):
+class WholeCard(Passthrough):
     """A card goes to one guest, with the other functions of its slot."""
 
     name = 'whole'
-    use = 'passthrough'
 
     def recognizes(self, card: Card) -> bool:
         is_pci = isinstance(card.address, PciAddress)
@@ -111,21 +103,6 @@ class WholeCard(Mechanism):
             allocated=allocated,
         )
 
-    def prepare(
-        self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> Unit:
-        """Nothing to do: libvirt binds managed devices itself."""
-        return unit
-
-    def configure(
-        self, unit: Unit, request: GpuRequest, effects: Effects
-    ) -> Unit:
-        """Nothing to do: the card is the guest's, settings included."""
-        return unit
-
-    def clean(self, unit: Unit, effects: Effects) -> None:
-        reset(unit, effects)
-
     def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
         units = []
         for use in uses:
@@ -138,11 +115,6 @@ class WholeCard(Mechanism):
                 else self._unit(use.card, card_class(use.card), False)
             )
         return units
-
-    def leaked(
-        self, snapshot: Snapshot, uses: Sequence[Use], held: Sequence[Unit]
-    ) -> list[Unit]:
-        return []
 
     def hostdevs(
         self, units: Sequence[Unit], request: GpuRequest
@@ -157,20 +129,3 @@ class WholeCard(Mechanism):
             ]
             slot += together
         return devices
-
-
-def reset(unit: Unit, effects: Effects) -> None:
-    """Let the kernel reset what a guest had, where it offers that.
-
-    libvirt has given a managed function back by now.
-
-    :raises UnitUnusable: the reset failed: nobody knows what a guest left
-    """
-    try:
-        effects.reset_function(unit.device)
-    except exception.EffectFailed as exc:
-        if exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTTY):
-            return  # no such function, or none that can be reset
-        if exc.errno == errno.EBUSY:
-            raise  # a guest still has it: later
-        raise exception.UnitUnusable(unit.device, str(exc)) from exc

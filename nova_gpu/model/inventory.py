@@ -204,7 +204,7 @@ def classify(
             aside=put_aside,
             owner=owner,
         )
-    if reason is not None:
+    if reason is not None or str(card.address) in dict(put_aside):
         # What a guest holds stays in the pool whatever became of the card:
         # only its release takes it out. Nothing new is given meanwhile.
         offers = tuple(dataclasses.replace(o, free=0) for o in offers)

@@ -35,6 +35,7 @@ from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
+from nova_gpu.model.choice import could_pack
 from nova_gpu.model.claim import Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import parse_guest
@@ -288,7 +289,6 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             found = self._gpu_claim_somewhere(
                 context, instance, wants, request, found
             )
-            self._gpu_check_addresses(instance)
         except exception.GpuError as exc:
             LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
             raise nova_exception.ComputeResourcesUnavailable(
@@ -304,14 +304,6 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             raise nova_exception.ComputeResourcesUnavailable(
                 reason=str(exc)
             ) from exc
-
-    def _gpu_check_addresses(self, instance: Any) -> None:
-        units = self._gpus.units_of(instance.uuid)
-        try:
-            addresses.check(self._gpus.view, units, instance)
-        except exception.AddressesTooWide:
-            self._gpus.release(instance.uuid)
-            raise
 
     def _gpu_claim_somewhere(
         self,
@@ -331,8 +323,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
         :raises nova_gpu.exception.GpuError: nothing on this host will do
         """
+        before = self._gpus.units_of(instance.uuid)
         others: dict[str, set[str]] | None = None
-        if self._gpus.could_pack(wants):
+        uses = self._gpus.view().uses
+        if any(could_pack(uses, want) for want in wants):
             others = self._gpu_placement.alike(context)
         while True:
             try:
@@ -344,13 +338,21 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 if not any(others.get(want.pool) for want in wants):
                     raise
                 continue
-            if not claim.moves:
-                return dict(allocations)
-            moved = self._gpu_placement.move(context, instance, claim.moves)
+            try:
+                units = self._gpus.units_of(instance.uuid)
+                addresses.check(self._gpus.view, units, instance)
+                if not claim.moves:
+                    return dict(allocations)
+                moved = self._gpu_placement.move(
+                    context, instance, claim.moves
+                )
+            except Exception:
+                with excutils.save_and_reraise_exception():
+                    self._gpus.undo(instance.uuid, before)
             if moved is not None:
                 return moved
             # Others were faster in Placement: leave them those cards.
-            self._gpus.release(instance.uuid)
+            self._gpus.undo(instance.uuid, before)
             taken = {move.pool for move in claim.moves}
             others = {k: v - taken for k, v in (others or {}).items()}
 

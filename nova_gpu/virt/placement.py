@@ -28,6 +28,7 @@ from nova.compute import resource_tracker
 from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
+from nova_gpu import exception
 from nova_gpu.model.claim import Move, View
 from nova_gpu.model.inventory import Pool, provider_prefix, provider_uuid
 from nova_gpu.virt import owners, providers
@@ -142,6 +143,8 @@ class HostPlacement:
 
         Returns the instance's allocations as they are then, or None if
         Placement doesn't have the room: nothing has changed in that case.
+
+        :raises UnknownProvider: the allocation isn't there any more
         """
         moves = tuple(moves)
         client = self._virtapi.reportclient
@@ -172,7 +175,9 @@ class HostPlacement:
         source = provider_uuid(node_uuid, move.want.pool)
         target = provider_uuid(node_uuid, move.pool)
         name, count = move.want.resource_class, move.want.count
-        resources = allocations[source]['resources']
+        resources = allocations.get(source, {}).get('resources', {})
+        if resources.get(name, 0) < count:
+            raise exception.UnknownProvider(source, name)
         resources[name] -= count
         if not resources[name]:
             del resources[name]

@@ -19,8 +19,8 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from nova_gpu.model.address import parse_address
-from nova_gpu.model.guest import GuestDevices
+from nova_gpu.model.address import PciAddress, parse_address
+from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.restore import PAUSE, Restorer
 from nova_gpu.rules import parse_rules
@@ -100,6 +100,19 @@ class UnitsTest(RestoreTest):
         self.fake.reboot()
         self.restore(guest)
         self.assertEqual(before, self.fake.vgpu_types(A10))
+
+    def test_parameters_that_are_refused(self) -> None:
+        self.add(hosts.four_t4)
+        guest = self.take(A, Want(T4_POOL, T4_8Q, 1))
+        self.fake.reboot()
+        self.fake.failures['set_vgpu_params'] = errno.EINVAL
+        self.restore(guest)
+        # One without its parameters would pass for the one that it was.
+        self.assertEqual([], self.fake.mdevs)
+        self.assertIn('Could not make', self.logs.output)
+        self.fake.failures.clear()
+        self.restore(guest)
+        self.assertEqual(sorted(guest.mdevs), self.fake.mdevs)
 
     def test_nothing_to_do(self) -> None:
         self.add(hosts.a10_vendor_vfio)
@@ -209,6 +222,16 @@ class FunctionsTest(RestoreTest):
 
     def test_card_of_somebody_else(self) -> None:
         self.restore(rules=(ALL % (MI300X, '"all"'),), owned=(MI300X,))
+        self.assertEqual(0, self.numvfs())
+
+    def test_card_that_a_guest_names(self) -> None:
+        # By its XML alone: nova-gpu has recorded nothing in it.
+        text = base.domain_xml(
+            'x', A, [Hostdev(function=PciAddress.parse(MI300X))]
+        )
+        self.restore(
+            base.parse_guest(text, 'x'), rules=(ALL % (MI300X, '"all"'),)
+        )
         self.assertEqual(0, self.numvfs())
 
     def test_refused(self) -> None:

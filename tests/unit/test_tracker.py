@@ -392,6 +392,53 @@ class ReleaseTest(TrackerTest):
         self.assertEqual([], self.fake.mdevs)
 
 
+class CardPutAsideTest(TrackerTest):
+    """A card that is put aside as a whole gives nothing more."""
+
+    def test_while_a_guest_holds_a_part_of_it(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.aside.add(T4, 'its fan has stopped')
+        self.assertEqual((2, 1), self.inventory(T4_POOL)[T4_8Q])
+        self.assertRaises(
+            exception.NotEnoughUnits, self.claim, B, T4_POOL, T4_8Q
+        )
+        self.aside.remove(T4)
+        self.assertEqual(1, len(self.claim(B, T4_POOL, T4_8Q).units))
+
+
+class UndoTest(TrackerTest):
+    """What a claim has added goes back, and nothing else."""
+
+    def test_only_what_was_added(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.tracker.settle(A)
+        before = self.tracker.claim_of(A)
+        assert before is not None
+        self.claim(A, OTHER_POOL, T4_8Q, 2)
+        self.tracker.undo(A, before.units)
+        self.assertEqual(before.units, self.tracker.units_of(A))
+        self.assertEqual([before.units[0].device], self.fake.mdevs)
+
+    def test_everything(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.tracker.undo(A, ())
+        self.assertIsNone(self.tracker.claim_of(A))
+        self.assertEqual([], self.fake.mdevs)
+
+    def test_who_holds_nothing(self) -> None:
+        self.tracker.undo(A, ())
+        self.assertIsNone(self.tracker.claim_of(A))
+
+    def test_what_can_not_be_cleaned_stays(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        before = self.tracker.units_of(A)
+        self.claim(A, OTHER_POOL, T4_8Q)
+        self.fake.refused['remove_mdev'] = {1}
+        self.tracker.undo(A, before)
+        self.assertEqual(before, self.tracker.units_of(A))
+        self.assertEqual(2, len(self.devices(A)))
+
+
 class HandOverTest(TrackerTest):
     """A migration's record holds the old units."""
 
@@ -835,25 +882,9 @@ class OthersTest(TrackerTest):
 
     def test_card_that_holds_the_profile_spares_an_empty_one(self) -> None:
         self.claim(A, OTHER_POOL, T4_8Q)
-        self.assertTrue(
-            self.tracker.could_pack(self.wants((T4_POOL, T4_8Q, 1)))
-        )
         claim = self.claim_somewhere(B, (T4_POOL, T4_8Q, 1))
         self.assertEqual([OTHER_POOL], [m.pool for m in claim.moves])
         self.assertEqual([], self.fake.mdevs_of(T4))
-
-    def test_nothing_to_pack(self) -> None:
-        self.assertFalse(
-            self.tracker.could_pack(self.wants((T4_POOL, T4_8Q, 1)))
-        )
-        self.claim(A, OTHER_POOL, T4_8Q)
-        for want in (
-            (T4_POOL, T4_4Q, 1),  # another profile
-            (T4_POOL, T4_8Q, 2),  # more than there is room for
-            (OTHER_POOL, T4_8Q, 1),  # there already
-            (WHOLE, A100, 1),
-        ):
-            self.assertFalse(self.tracker.could_pack(self.wants(want)), want)
 
     def test_no_two_wants_in_one_pool(self) -> None:
         self.claim(A, T4_POOL, T4_8Q)

@@ -24,8 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.choice import choose_cards
+from nova_gpu.model.choice import choose_cards, could_pack, pools_in_order
+from nova_gpu.model.claim import Want
 from nova_gpu.model.device import Card
+from nova_gpu.model.inventory import Offer, Use
 from tests.unit import base
 
 nodes = st.lists(st.integers(-1, 3), max_size=12)
@@ -102,3 +104,54 @@ class ChooseCardsTest(testtools.TestCase):
         free = cards([0, 0, 1, 1, 1, 1])
         self.assertEqual(tuple(free[:2]), choose_cards(2, free))
         self.assertEqual(tuple(free[2:5]), choose_cards(3, free))
+
+
+def use(pool: str, used: int, free: int, name: str = '8Q') -> Use:
+    """A card that is cut, of which ``used`` and ``free`` are of one type."""
+    offer = Offer(name, used + free, used, free, type_id=name, name=name)
+    return Use(base.card(), 'mdev', pool, (offer,))
+
+
+class PoolsInOrderTest(testtools.TestCase):
+    """An empty card stays open for any profile."""
+
+    def test_fullest_first_and_empty_last(self) -> None:
+        uses = [use('empty', 0, 2), use('full', 1, 1), use('half', 1, 3),
+                use('asked', 0, 4), use('other', 1, 1, '4Q')]  # fmt: skip
+        found = pools_in_order(
+            uses, Want('asked', '8Q', 1), {'empty', 'full', 'half', 'other'}
+        )
+        self.assertEqual(['full', 'half', 'asked', 'empty'], found)
+
+    def test_what_was_asked_for_is_first_if_it_is_in_use(self) -> None:
+        uses = [use('asked', 1, 5), use('other', 1, 1)]
+        found = pools_in_order(uses, Want('asked', '8Q', 1), {'other'})
+        self.assertEqual(['asked', 'other'], found)
+
+    def test_only_those_that_may_and_have_room(self) -> None:
+        uses = [use('asked', 0, 2), use('small', 1, 1), use('unlike', 1, 4)]
+        found = pools_in_order(uses, Want('asked', '8Q', 2), {'small'})
+        self.assertEqual(['asked'], found)
+
+    def test_a_pool_that_has_gone_is_asked_all_the_same(self) -> None:
+        found = pools_in_order([], Want('asked', '8Q', 2), {'small'})
+        self.assertEqual(['asked'], found)
+
+    def test_could_pack(self) -> None:
+        uses = [use('asked', 0, 2), use('other', 1, 1)]
+        self.assertTrue(could_pack(uses, Want('asked', '8Q', 1)))
+        for want in (
+            Want('asked', '4Q', 1),  # another profile
+            Want('asked', '8Q', 2),  # more than there is room for
+            Want('other', '8Q', 1),  # there already
+            Want('elsewhere', '8Q', 1),
+        ):
+            self.assertFalse(could_pack(uses, want), want)
+        self.assertFalse(could_pack([use('asked', 0, 2)], want))
+
+    def test_whole_cards_need_no_packing(self) -> None:
+        whole = Offer('A100', 8, 1, 7)
+        uses = [
+            Use(base.card(), 'whole', pool, (whole,)) for pool in ('a', 'b')
+        ]
+        self.assertFalse(could_pack(uses, Want('a', 'A100', 1)))
