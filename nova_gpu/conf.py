@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from nova_gpu import putaside
+from nova_gpu import claimsfile, putaside
 
 GROUP = cfg.OptGroup(
     'gpu',
@@ -91,6 +91,22 @@ Related options:
 * ``[DEFAULT] resume_guests_state_on_host_boot``
 """,
     ),
+    cfg.IntOpt(
+        'audit_interval',
+        default=600,
+        min=-1,
+        help="""
+How many seconds pass, at least, between two comparisons of what guests hold
+with what Placement has allocated.
+
+nova-compute compares when it starts, and then with the first periodic update
+after so many seconds: it reads the XML of all guests and asks Placement once
+for each of the host's providers of GPUs. What guests hold without an
+allocation is reserved, so that nobody is promised it; what was claimed for a
+guest that never came is given back. 0 compares with every periodic update, -1
+only at start. ``nova-gpu audit`` compares at any time.
+""",
+    ),
     cfg.StrOpt(
         'put_aside_dir',
         default=putaside.FOLDER,
@@ -107,6 +123,18 @@ is made when it is needed.
 
 ``nova-gpu`` looks in the default place; give it ``--config-file`` if you
 change this.
+""",
+    ),
+    cfg.StrOpt(
+        'claims_file',
+        default=claimsfile.PATH,
+        advanced=True,
+        help="""
+The file in which nova-compute tells ``nova-gpu audit`` what it holds.
+
+It is written at every change and never read by nova-compute, which must be
+able to write to its directory. ``nova-gpu`` looks in the default place; give
+it ``--config-file`` if you change this.
 """,
     ),
 ]

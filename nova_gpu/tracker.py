@@ -12,17 +12,9 @@
 
 """The one place where a unit changes hands.
 
-::
-
-              claim             settle
-    available ────▶ claimed ──────────▶ allocated
-        ▲              │ release            │ │ its card leaves the host
-        └──────────────┴────────────────────┘ ▼
-        ▲                                  removed
-        └─────────────── release ─────────────┘
-
-The states are those of Nova's PCI devices. There is no database: after any
-crash :meth:`Tracker.rebuild` reads them back from guest XML and sysfs.
+Its states are in :mod:`nova_gpu.model.claim`. There is no database: after any
+crash :meth:`Tracker.rebuild` reads them back from guest XML and sysfs, and
+:meth:`Tracker.count` compares them with Placement.
 """
 
 from __future__ import annotations
@@ -43,17 +35,18 @@ from collections.abc import (
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.cleaner import Cleaner
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import choice, hostmap, inventory
+from nova_gpu.model import audit, choice, hostmap, inventory
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
-    ALLOCATED,
+    AVAILABLE,
     CLAIMED,
-    REMOVED,
     Claim,
     Move,
     View,
     Want,
+    after,
 )
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
@@ -79,6 +72,7 @@ class Tracker:
         that a decision needs the truth
     :param aside: the units that are put aside
     :param owned: cards that somebody else hands out, and who
+    :param changed: is told all claims when one has changed
     """
 
     def __init__(
@@ -89,16 +83,15 @@ class Tracker:
         aside: PutAside,
         rules: Sequence[Rule] = (),
         owned: Callable[[Snapshot], Mapping[Address, str]] | None = None,
+        changed: Callable[[Collection[Claim]], None] | None = None,
     ) -> None:
         self._read = read
         self._mechanisms = {m.name: m for m in mechanisms}
         self._effects = effects
-        self._aside = aside
-        # Put aside, with a reason that no file could take.
-        self._unsaved: dict[str, str] = {}
-        self._known_aside: dict[str, str] = {}
+        self._cleaner = Cleaner(self._mechanisms, effects, aside)
         self._rules = tuple(rules)
         self._owned = owned or (lambda snapshot: {})
+        self._changed = changed or (lambda claims: None)
         self._claims: dict[str, Claim] = {}
         # Guests that name functions which were no cards at the rebuild: a
         # card that comes back is theirs.
@@ -114,7 +107,7 @@ class Tracker:
 
         What could not be given back is tried again before.
         """
-        with self._lock:
+        with self._changing():
             self._retry()
             return self._look(self._read())
 
@@ -136,7 +129,7 @@ class Tracker:
         :raises EffectFailed: a unit could not be prepared
         """
         wants = tuple(wants)
-        with self._lock:
+        with self._changing():
             self._retry()
             prepared: list[Unit] = []
             moves = []
@@ -158,29 +151,23 @@ class Tracker:
                 raise
             # The guest is made anew: what the old one named is forgotten.
             self._waiting.pop(consumer, None)
-            claim = self._hold(Claim(consumer, tuple(prepared), CLAIMED))
-        for unit in prepared:
-            LOG.info(
-                'Claimed %s (%s) of card %s for instance %s',
-                unit.device,
-                unit.resource_class,
-                unit.card,
-                consumer,
+            claim = self._hold(
+                Claim(consumer, tuple(prepared), after(AVAILABLE, 'claim'))
             )
         return dataclasses.replace(claim, moves=tuple(moves))
 
     def settle(self, consumer: str) -> None:
         """Note that the consumer's guest is defined and holds its units."""
-        with self._lock:
+        with self._changing():
             claim = self._claims.get(consumer)
             if claim is not None:
                 self._claims[consumer] = dataclasses.replace(
-                    claim, state=ALLOCATED
+                    claim, state=after(claim.state, 'settle')
                 )
 
     def undo(self, consumer: str, before: Collection[Unit]) -> None:
         """Let a consumer hold what it held ``before`` it claimed more."""
-        with self._lock:
+        with self._changing():
             claim = self._claims.get(consumer)
             if claim is not None:
                 units = [u for u in claim.units if u not in before]
@@ -192,7 +179,7 @@ class Tracker:
         A unit that can't be cleaned stays held, so that nobody gets it, and
         is tried again later.
         """
-        with self._lock:
+        with self._changing():
             if consumer in self._kept:
                 return
             self._waiting.pop(consumer, None)
@@ -230,14 +217,102 @@ class Tracker:
                     )
 
     def hand_over(self, consumer: str, other: str) -> None:
-        """Let ``other`` hold what ``consumer`` holds, if it holds anything."""
-        with self._lock:
+        """Let ``other`` hold what ``consumer`` holds, if it holds anything.
+
+        A move's record holds what an instance had, and gives it back.
+        """
+        with self._changing():
             claim = self._claims.pop(consumer, None)
             if claim is not None:
-                self._hold(dataclasses.replace(claim, consumer=other))
-            guest = self._waiting.pop(consumer, None)
-            if guest is not None:
-                self._waiting[other] = guest
+                guest = None if claim.guest == other else consumer
+                self._hold(
+                    dataclasses.replace(claim, consumer=other, guest=guest)
+                )
+            waiting = self._waiting.pop(consumer, None)
+            if waiting is not None:
+                self._waiting[other] = waiting
+
+    def kept_for(self, guest: str) -> dict[str, tuple[Unit, ...]]:
+        """What a guest's metadata records for others, by consumer."""
+        with self._lock:
+            return {
+                claim.consumer: self.units_of(claim.consumer)
+                for claim in self._claims.values()
+                if claim.guest == guest
+            }
+
+    def trim(self, consumer: str, wants: Iterable[Want]) -> None:
+        """Give back what a consumer holds beyond ``wants``."""
+        counts = {(w.pool, w.resource_class): w.count for w in wants}
+        with self._changing():
+            claim = self._claims.get(consumer)
+            if claim is None:
+                return
+            _, surplus = claim.split(counts)
+            if surplus:
+                self._give_back(claim, surplus)
+
+    def reconcile(
+        self,
+        known: Collection[str],
+        allocated: Mapping[str, Mapping[tuple[str, str], int]] | None,
+        guests: Callable[[], Iterable[GuestDevices]],
+    ) -> None:
+        """Take note of what others have changed, unseen.
+
+        Guests that were defined by hand hold their devices, and no longer
+        once they have gone. What Placement counts for nobody is reserved, so
+        that nobody is promised it, or given back if no guest came of it.
+
+        :param known: who held units before Placement was asked
+        :param allocated: what it said; None if it could not be asked
+        :param guests: reads all guests; called under the lock, since nobody
+            can claim or release meanwhile
+        """
+        with self._changing():
+            found = tuple(guests())
+            self._note(found)
+            if allocated is None:
+                return
+            defined = {g.uuid or g.name for g in found}
+            judged, _ = audit.balance(self._claims.values(), allocated)
+            for consumer in known:
+                claim = self._claims.get(consumer)
+                if claim is None:
+                    continue
+                devices = judged[consumer]
+                units = [u for u in claim.units if u.device in devices]
+                if units and (claim.guest or consumer) not in defined:
+                    LOG.warning(
+                        'Giving back what instance %s holds: it has no '
+                        'allocation in Placement, and no guest',
+                        consumer,
+                    )
+                    self._give_back(claim, units)
+                elif units and claim.guest is not None:
+                    LOG.warning(
+                        'Giving back what was kept for move %s of instance '
+                        '%s: it is over',
+                        consumer,
+                        claim.guest,
+                    )
+                    self._give_back(claim, units)
+                elif devices != claim.uncounted:
+                    self._claims[consumer] = dataclasses.replace(
+                        claim, uncounted=devices
+                    )
+                    if devices:
+                        LOG.warning(
+                            'Reserving %s: instance %s holds it without an '
+                            'allocation in Placement',
+                            ', '.join(sorted(devices)),
+                            consumer,
+                        )
+
+    def consumers(self) -> frozenset[str]:
+        """Who holds units now."""
+        with self._lock:
+            return frozenset(self._claims)
 
     def claim_of(self, consumer: str) -> Claim | None:
         """What the consumer holds, if it holds anything."""
@@ -268,9 +343,13 @@ class Tracker:
         them, and they stay.
         """
         guests = tuple(guests)
-        with self._lock:
+        with self._changing():
             self._claims = {}
             self._waiting = {g.uuid or g.name: g for g in guests}
+            # After the guests: what they name themselves is theirs.
+            for guest in guests:
+                for keeper in guest.keepers():
+                    self._waiting[str(keeper.uuid)] = keeper
             snapshot = self._read()
             self._report_lost(guests, snapshot)
             self._adopt(snapshot)
@@ -336,15 +415,42 @@ class Tracker:
                 '[gpu] rule %d matches no card of this host', rule.number
             )
 
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The lock, and a word of what has changed while it was held."""
+        with self._lock:
+            before = dict(self._claims)
+            try:
+                yield
+            finally:
+                if self._claims != before:
+                    self._changed(self._claims.values())
+
     # Everything below runs under the lock.
+
+    def _note(self, guests: Iterable[GuestDevices]) -> None:
+        """Adopt guests that nobody told of, and forget those that went."""
+        defined = set()
+        for guest in guests:
+            consumer = guest.uuid or guest.name
+            defined.add(consumer)
+            if consumer not in self._claims:
+                self._waiting[consumer] = guest
+        for consumer, claim in tuple(self._claims.items()):
+            foreign = not any(unit.allocated for unit in claim.units)
+            if foreign and not claim.stuck and consumer not in defined:
+                # What others gave to a guest is theirs to clean.
+                del self._claims[consumer]
+                LOG.info('Guest %s, not of Nova, has gone', consumer)
+        self._adopt(self._read())
 
     def _uses(self, snapshot: Snapshot) -> tuple[Use, ...]:
         held: dict[Address, list[Unit]] = {}
         for claim in self._claims.values():
-            for unit in claim.units:
+            for unit in claim.counted:
                 held.setdefault(unit.card, []).append(unit)
         owned = self._owned(snapshot)
-        aside = self._put_aside_now()
+        aside = self._cleaner.aside()
         return tuple(
             inventory.classify(
                 card,
@@ -372,19 +478,17 @@ class Tracker:
         present = {card.address for card in snapshot.cards}
         for consumer, claim in self._claims.items():
             missing = [u for u in claim.units if u.card not in present]
-            if missing and claim.state == ALLOCATED:
-                self._claims[consumer] = dataclasses.replace(
-                    claim, state=REMOVED
-                )
+            state = after(claim.state, 'card gone' if missing else 'card back')
+            if state == claim.state:
+                continue
+            self._claims[consumer] = dataclasses.replace(claim, state=state)
+            if missing:
                 LOG.error(
                     'Card %s has left the host while instance %s holds it',
                     missing[0].card,
                     consumer,
                 )
-            elif not missing and claim.state == REMOVED:
-                self._claims[consumer] = dataclasses.replace(
-                    claim, state=ALLOCATED
-                )
+            else:
                 LOG.info(
                     'The card of instance %s is back in the host', consumer
                 )
@@ -418,9 +522,16 @@ class Tracker:
         if others:
             uses = self._look(self._read()).uses
             pools = choice.pools_in_order(uses, want, others)
+        LOG.debug(
+            'Pools for %d %s of instance %s, best first: %s',
+            want.count,
+            want.resource_class,
+            consumer,
+            ', '.join(pools),
+        )
         for pool in pools:
             try:
-                self._take_from(pool, want, request, prepared)
+                self._take_from(pool, want, request, prepared, consumer)
             except (
                 exception.NotEnoughUnits,
                 exception.EffectFailed,
@@ -439,6 +550,7 @@ class Tracker:
         want: Want,
         request: GpuRequest,
         prepared: list[Unit],
+        consumer: str,
     ) -> None:
         left = want.count
         for _ in range(ATTEMPTS):
@@ -453,14 +565,17 @@ class Tracker:
                 for unit in mechanism.choose(
                     pool, uses, want.resource_class, left, held
                 ):
+                    _tell('Claimed', unit, consumer)
                     made = mechanism.prepare(unit, request, self._effects)
                     prepared.append(made)
                     left -= 1
                     prepared[-1] = mechanism.configure(
                         made, request, self._effects
                     )
+                    if made.type_id is not None:
+                        _tell('Prepared', prepared[-1], consumer)
             except exception.UnitUnusable as exc:
-                self._put_aside(exc)
+                self._cleaner.put_aside(exc)
                 error: exception.GpuError = exc
             except exception.UnitTaken as exc:
                 LOG.warning('Choosing again: %s', exc)
@@ -473,34 +588,9 @@ class Tracker:
 
     def _undo(self, prepared: Sequence[Unit], consumer: str) -> None:
         """Take back what a claim that failed has made."""
-        stuck = self._clean(prepared, consumer)
+        stuck = self._cleaner.clean(prepared, consumer)
         if stuck:
             self._hold(Claim(consumer, stuck, CLAIMED, stuck))
-
-    def _put_aside(self, error: exception.UnitUnusable) -> None:
-        LOG.error(
-            'Putting device %s aside until "nova-gpu host release" brings '
-            'it back: %s',
-            error.device,
-            error.reason,
-        )
-        try:
-            self._aside.add(error.device, error.reason)
-        except OSError as exc:
-            LOG.error(
-                'Device %s is put aside only until nova-compute stops: %s',
-                error.device,
-                exc,
-            )
-            self._unsaved[error.device] = error.reason
-
-    def _put_aside_now(self) -> dict[str, str]:
-        """What is put aside; what was, if the folder can't be read now."""
-        try:
-            self._known_aside = self._aside.read()
-        except OSError as exc:
-            LOG.error('Could not read what is put aside: %s', exc)
-        return {**self._unsaved, **self._known_aside}
 
     def _hold(self, claim: Claim) -> Claim:
         """Add a claim to what its consumer holds already."""
@@ -526,7 +616,7 @@ class Tracker:
             for unit in other.units
         }
         alone = [unit for unit in units if unit.device not in others]
-        stuck = self._clean(alone, claim.consumer, again=again)
+        stuck = self._cleaner.clean(alone, claim.consumer, again=again)
         kept = tuple(u for u in claim.units if u not in units)
         del self._claims[claim.consumer]
         self._hold(
@@ -546,6 +636,8 @@ class Tracker:
                 *(vf.address for card in snapshot.cards for vf in card.vfs),
             )
         )
+        # What a move kept and is over may be somebody else's by now.
+        taken = {u.device for c in self._claims.values() for u in c.units}
         for consumer, guest in tuple(self._waiting.items()):
             if not guest.mdevs and guest.functions.isdisjoint(present):
                 continue
@@ -558,46 +650,23 @@ class Tracker:
                 unit
                 for mechanism in self._mechanisms.values()
                 for unit in mechanism.held_by(guest, uses)
+                if guest.keeper is None or unit.device not in taken
             )
             if units:
-                self._hold(Claim(consumer, units, ALLOCATED))
+                self._hold(
+                    Claim(
+                        consumer,
+                        units,
+                        after(AVAILABLE, 'adopt'),
+                        guest=guest.keeper,
+                    )
+                )
+                taken.update(unit.device for unit in units)
                 LOG.info(
                     'Instance %s holds %s',
                     consumer,
                     ', '.join(u.device for u in units),
                 )
-
-    def _clean(
-        self, units: Iterable[Unit], consumer: str, *, again: bool = False
-    ) -> tuple[Unit, ...]:
-        """Clean units; returns those that could not be."""
-        stuck = []
-        failed = LOG.debug if again else LOG.error
-        for unit in units:
-            try:
-                self._mechanisms[unit.mechanism].clean(unit, self._effects)
-            except exception.UnitUnusable as exc:
-                self._put_aside(exc)
-            except Exception as exc:
-                # Whatever it was: nobody else may get the unit.
-                failed(
-                    'Could not give back %s of instance %s, it stays '
-                    'reserved: %s',
-                    unit.device,
-                    consumer,
-                    exc,
-                )
-                # Its allocation goes; what it takes is reserved from now on.
-                stuck.append(dataclasses.replace(unit, allocated=False))
-            else:
-                LOG.info(
-                    'Released %s (%s) of card %s, instance %s',
-                    unit.device,
-                    unit.resource_class,
-                    unit.card,
-                    consumer,
-                )
-        return tuple(stuck)
 
     def _report_lost(
         self, guests: Iterable[GuestDevices], snapshot: Snapshot
@@ -628,7 +697,7 @@ class Tracker:
 
     def _drop_leaks(self, snapshot: Snapshot) -> None:
         uses = self._ours(snapshot)
-        aside = self._put_aside_now()
+        aside = self._cleaner.aside()
         held = [u for c in self._claims.values() for u in c.units]
         for mechanism in self._mechanisms.values():
             leaked = [
@@ -643,5 +712,16 @@ class Tracker:
                     unit.resource_class,
                     unit.card,
                 )
-            stuck = self._clean(leaked, NOBODY)
+            stuck = self._cleaner.clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))
+
+
+def _tell(what: str, unit: Unit, consumer: str) -> None:
+    LOG.info(
+        '%s %s (%s) of card %s for instance %s',
+        what,
+        unit.device,
+        unit.resource_class,
+        unit.card,
+        consumer,
+    )

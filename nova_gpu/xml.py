@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from lxml import etree
 
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.guest import Hostdev
+from nova_gpu.model.guest import NAMESPACE, Hostdev, metadata, pci_address
+from nova_gpu.model.inventory import Unit
 
 #: Guest slots for cards with companion functions. On PCI Express machines
 #: each is the only slot of a root port's bus. Buses are counted from 1, for
@@ -70,6 +72,36 @@ def build(hostdevs: Sequence[Hostdev], machine: str = 'q35') -> list[Device]:
         elif hostdev.mdev is not None:
             devices.append(Device(_mdev(hostdev), hostdev))
     return devices
+
+
+def move(text: str, pairs: Sequence[tuple[Unit, Unit]]) -> str:
+    """A domain's XML with other units in place of those that it has.
+
+    :param pairs: each unit of the domain, and what it becomes
+    """
+    root = etree.fromstring(text)
+    functions = {
+        old: new
+        for before, after in pairs
+        for old, new in zip(before.functions, after.functions, strict=True)
+    }
+    mdevs = {
+        before.device: after.device
+        for before, after in pairs
+        if not before.functions
+    }
+    for address in root.iterfind('devices/hostdev/source/address'):
+        uuid = address.get('uuid')
+        if uuid is not None:
+            address.set('uuid', mdevs.get(uuid, uuid))
+        elif (function := pci_address(address.attrib)) in functions:
+            _fill(address, functions[function])
+    recorded = root.find(f'metadata/{{{NAMESPACE}}}units')
+    if recorded is not None:
+        new = ET.tostring(metadata([after for _, after in pairs]))
+        recorded.getparent().replace(recorded, etree.fromstring(new))
+    moved: str = etree.tostring(root, encoding='unicode')
+    return moved
 
 
 def _has_pcie(machine: str) -> bool:

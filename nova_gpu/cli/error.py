@@ -19,7 +19,8 @@
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
     ├── NothingToPreview   a card or profile that no guest would get
-    └── NotReleased        a device that stays as it is
+    ├── NotReleased        a device that stays as it is
+    └── NoPlacement        Placement, which can't be asked
 """
 
 from __future__ import annotations
@@ -58,3 +59,11 @@ class NotReleased(exception.GpuError):
         self.device = device
         self.reason = reason
         super().__init__(f'{device}: {reason}')
+
+
+class NoPlacement(exception.GpuError):
+    """Placement can't be asked, for the ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'Placement can not be asked: {reason}')

@@ -72,7 +72,7 @@ class HostRelease(command.Command):
         except ValueError as exc:
             raise error.NotReleased(parsed_args.device, str(exc)) from exc
         found = survey.survey(parsed_args)
-        card = _card_of(found, device)
+        card = card_of(found, device)
         aside = device in found.put_aside
         holders = list(_holders(found, card, device))
         if holders:
@@ -137,7 +137,7 @@ def clean(card: Card, device: str, effects: Effects) -> None:
                 raise
 
 
-def _card_of(found: survey.Survey, device: str) -> Card | None:
+def card_of(found: survey.Survey, device: str) -> Card | None:
     """The card that has the device, if any has."""
     address = None if _is_uuid(device) else PciAddress.parse(device)
     for card in found.snapshot.cards:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nova_gpu import putaside
+from nova_gpu import claimsfile, putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
 
@@ -29,6 +29,7 @@ class Settings:
 
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
+    claims_file: str = claimsfile.PATH
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
 
@@ -71,6 +72,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
         settings = Settings(
             host_root=conf.gpu.host_root,
             put_aside_dir=conf.gpu.put_aside_dir,
+            claims_file=conf.gpu.claims_file,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (

@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nova_gpu import mechanism as mechanisms
+from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
 from nova_gpu.cli.settings import read_settings
@@ -48,7 +49,8 @@ class Survey:
     """A host's cards, what each is used for, and the guests on each.
 
     ``put_aside`` has the reason for each device that is put aside, be it
-    there or not; ``folder`` is where that is written.
+    there or not; ``folder`` is where that is written. ``claims`` has what
+    nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
     """
 
     root: str
@@ -57,6 +59,8 @@ class Survey:
     guests: tuple[GuestDevices, ...]
     put_aside: Mapping[str, str]
     folder: PutAside
+    claims: ClaimsFile
+    nova_owns: tuple[str, ...]
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
 
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=(
             'directory that holds the sys and proc of the host, and for '
             'the instances its etc/libvirt/qemu and run/libvirt/qemu, for '
-            'devices put aside its var/lib/nova/gpu/put-aside '
+            'devices put aside and claims its var/lib/nova/gpu '
             '(default: [gpu] host_root, or /)'
         ),
     )
@@ -113,11 +117,11 @@ def survey(args: argparse.Namespace) -> Survey:
             ' and '.join(settings.nova_owns),
         )
     loaded = mechanisms.load()
-    folder = PutAside(
-        tree.path(settings.put_aside_dir.lstrip('/'))
-        if args.root
-        else settings.put_aside_dir
-    )
+
+    def below(path: str) -> str:
+        return tree.path(path.lstrip('/')) if args.root else path
+
+    folder = PutAside(below(settings.put_aside_dir))
     aside = _read(folder)
     empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
     held: dict[Address, list[Unit]] = {}
@@ -138,6 +142,8 @@ def survey(args: argparse.Namespace) -> Survey:
         guests=guests,
         put_aside=aside,
         folder=folder,
+        claims=ClaimsFile(below(settings.claims_file)),
+        nova_owns=settings.nova_owns,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},
     )

@@ -14,15 +14,36 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.inventory import Pool, Unit, Use
 
-#: The states of a claim, which are those of Nova's PCI devices.
+AVAILABLE = 'available'
 CLAIMED = 'claimed'
 ALLOCATED = 'allocated'
 REMOVED = 'removed'
+
+#: What becomes of a unit, by the state that it is in and what happens. The
+#: states are those of Nova's PCI devices; the documentation's picture is
+#: drawn from this.
+TRANSITIONS: Mapping[tuple[str, str], str] = {
+    (AVAILABLE, 'claim'): CLAIMED,
+    (AVAILABLE, 'adopt'): ALLOCATED,
+    (CLAIMED, 'settle'): ALLOCATED,
+    (CLAIMED, 'release'): AVAILABLE,
+    (ALLOCATED, 'release'): AVAILABLE,
+    (ALLOCATED, 'card gone'): REMOVED,
+    (REMOVED, 'card back'): ALLOCATED,
+    (REMOVED, 'release'): AVAILABLE,
+}
+
+
+def after(state: str, event: str) -> str:
+    """The state after ``event``, which may leave it as it is."""
+    return TRANSITIONS.get((state, event), state)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +70,10 @@ class Claim:
     ``stuck`` are those of them that could not be given back: no guest gets
     them, and each look at the host tries again. ``moves`` are what became of
     an allocation when the claim was made.
+
+    ``guest`` is the instance whose guest's metadata records the units, where
+    that isn't the consumer: what a resize on one host keeps until it is
+    confirmed. ``uncounted`` are devices that Placement counts for nobody.
     """
 
     consumer: str
@@ -56,6 +81,35 @@ class Claim:
     state: str
     stuck: tuple[Unit, ...] = ()
     moves: tuple[Move, ...] = ()
+    guest: str | None = None
+    uncounted: frozenset[str] = frozenset()
+
+    @property
+    def counted(self) -> tuple[Unit, ...]:
+        """The units as Placement counts them."""
+        return tuple(
+            dataclasses.replace(unit, allocated=False)
+            if unit.device in self.uncounted
+            else unit
+            for unit in self.units
+        )
+
+    def split(
+        self, counts: Mapping[tuple[str, str], int]
+    ) -> tuple[tuple[Unit, ...], tuple[Unit, ...]]:
+        """What ``counts``, by pool and class, stand for, and what is left.
+
+        Units that can't be given back, or that others gave, are in neither.
+        """
+        left = collections.Counter(counts)
+        covered: list[Unit] = []
+        surplus: list[Unit] = []
+        for unit in self.units:
+            if unit.allocated and unit not in self.stuck:
+                key = unit.pool, unit.resource_class
+                (covered if left[key] > 0 else surplus).append(unit)
+                left[key] -= 1
+        return tuple(covered), tuple(surplus)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,8 +123,8 @@ class View:
 
     @property
     def units(self) -> tuple[Unit, ...]:
-        """All units in use."""
-        return tuple(u for claim in self.claims for u in claim.units)
+        """All units in use, as Placement counts them."""
+        return tuple(u for claim in self.claims for u in claim.counted)
 
     def pool(self, key: str) -> Pool | None:
         """The pool of that key, if the host has it."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from nova_gpu import exception
 from nova_gpu.model.address import PciAddress, parse_address
@@ -50,7 +50,10 @@ class Hostdev:
 class GuestDevices:
     """The PCI functions and mdevs of one guest.
 
-    ``units`` are those that we gave it, as its metadata records them.
+    ``units`` are those that we gave it, as its metadata records them;
+    ``kept`` are those that it had before a resize on this host which isn't
+    confirmed yet, by the consumer that holds them in Placement. Seen as a
+    guest of its own, such has the real one's UUID as ``keeper``.
     ``readable`` is False if the XML doesn't parse: then everything in it
     that looks like a device of the host counts as held, since a unit too
     many in use is a smaller harm than one given twice.
@@ -62,6 +65,20 @@ class GuestDevices:
     mdevs: frozenset[str] = frozenset()
     readable: bool = True
     units: tuple[Unit, ...] = ()
+    kept: tuple[tuple[str, tuple[Unit, ...]], ...] = ()
+    keeper: str | None = None
+
+    def keepers(self) -> Iterator[GuestDevices]:
+        """What is kept for each move, as if it were a guest of its own."""
+        for consumer, units in self.kept:
+            yield GuestDevices(
+                name=self.name,
+                uuid=consumer,
+                keeper=self.uuid,
+                functions=frozenset(f for u in units for f in u.functions),
+                mdevs=frozenset(u.device for u in units if not u.functions),
+                units=units,
+            )
 
     def recorded(self, device: str) -> Unit | None:
         """What the metadata says of a device, if we gave it."""
@@ -86,17 +103,21 @@ def parse_guest(text: str, name: str) -> GuestDevices:
         if hostdev.get('type') == 'mdev':
             mdevs.add((address.get('uuid') or '').lower())
         elif hostdev.get('type') == 'pci':
-            functions.add(_address(address.attrib))
+            functions.add(pci_address(address.attrib))
+    recorded = domain.find(f'metadata/{{{NAMESPACE}}}units')
     return GuestDevices(
         name=domain.findtext('name') or name,
         uuid=domain.findtext('uuid'),
         functions=frozenset(f for f in functions if f is not None),
         mdevs=frozenset(mdevs - {''}),
-        units=_units(domain),
+        units=_units(recorded),
+        kept=_kept(recorded),
     )
 
 
-def metadata(units: Iterable[Unit]) -> ET.Element:
+def metadata(
+    units: Iterable[Unit], kept: Mapping[str, Iterable[Unit]] | None = None
+) -> ET.Element:
     """The element of a guest's metadata that records its units.
 
     After a reboot of the host nothing else tells which vGPUs there were, and
@@ -104,31 +125,56 @@ def metadata(units: Iterable[Unit]) -> ET.Element:
     an allocation was made for.
     """
     root = ET.Element(f'{{{NAMESPACE}}}units')
-    for unit in units:
-        values = {
-            'mechanism': unit.mechanism,
-            'pool': unit.pool,
-            'class': unit.resource_class,
-            'card': str(unit.card),
-            'device': unit.device,
-            'functions': ' '.join(map(str, unit.functions)),
-            'type': unit.type_id,
-            'name': unit.name,
-            'parent': None if unit.parent is None else str(unit.parent),
-            'params': unit.params,
-        }
-        ET.SubElement(
-            root,
-            f'{{{NAMESPACE}}}unit',
-            {key: value for key, value in values.items() if value},
+    root.extend(map(_element, units))
+    for consumer, held in (kept or {}).items():
+        element = ET.SubElement(
+            root, f'{{{NAMESPACE}}}kept', {'consumer': consumer}
         )
+        element.extend(map(_element, held))
     return root
 
 
-def _units(domain: ET.Element) -> tuple[Unit, ...]:
-    path = f'metadata/{{{NAMESPACE}}}units/{{{NAMESPACE}}}unit'
-    units = (_unit(element.attrib) for element in domain.iterfind(path))
+def _element(unit: Unit) -> ET.Element:
+    values = {
+        'mechanism': unit.mechanism,
+        'pool': unit.pool,
+        'class': unit.resource_class,
+        'card': str(unit.card),
+        'device': unit.device,
+        'functions': ' '.join(map(str, unit.functions)),
+        'type': unit.type_id,
+        'name': unit.name,
+        'parent': None if unit.parent is None else str(unit.parent),
+        'params': unit.params,
+    }
+    return ET.Element(
+        f'{{{NAMESPACE}}}unit',
+        {key: value for key, value in values.items() if value},
+    )
+
+
+def parse_metadata(text: str) -> tuple[Unit, ...]:
+    """The units of a :func:`metadata` element, as text.
+
+    :raises ValueError: it doesn't parse
+    """
+    try:
+        return _units(ET.fromstring(text))
+    except ET.ParseError as exc:
+        raise ValueError(f'{text!r} is no metadata of GPUs') from exc
+
+
+def _units(parent: ET.Element | None) -> tuple[Unit, ...]:
+    found = () if parent is None else parent.iterfind(f'{{{NAMESPACE}}}unit')
+    units = (_unit(element.attrib) for element in found)
     return tuple(unit for unit in units if unit is not None)
+
+
+def _kept(
+    parent: ET.Element | None,
+) -> tuple[tuple[str, tuple[Unit, ...]], ...]:
+    found = () if parent is None else parent.iterfind(f'{{{NAMESPACE}}}kept')
+    return tuple((e.get('consumer') or '', _units(e)) for e in found)
 
 
 def _unit(fields: Mapping[str, str]) -> Unit | None:
@@ -153,7 +199,8 @@ def _unit(fields: Mapping[str, str]) -> Unit | None:
         return None  # not by us, or edited: as if it weren't there
 
 
-def _address(fields: dict[str, str]) -> PciAddress | None:
+def pci_address(fields: Mapping[str, str]) -> PciAddress | None:
+    """The function that the attributes of an ``<address>`` name, if any."""
     try:
         return PciAddress(
             *(
@@ -173,7 +220,7 @@ def _salvage(text: str, name: str) -> GuestDevices:
         if 'uuid' in fields:
             mdevs.add(fields['uuid'].lower())
         elif 'bus' in fields and 'function' in fields:
-            functions.add(_address(fields))
+            functions.add(pci_address(fields))
     found = re.search(r'<uuid>([^<]+)</uuid>', text)
     recorded = (
         _unit(dict(re.findall(r'(\w+)=[\'"]([^\'"]*)', element)))

@@ -18,34 +18,38 @@ and adds the units of the instance before, or takes them back after.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import nova.conf
 from nova import exception as nova_exception
+from nova.compute import task_states
 from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 from oslo_utils import excutils
 
 from nova_gpu import conf, exception, mechanism, privsep, rules
+from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
 from nova_gpu.model.choice import could_pack
-from nova_gpu.model.claim import Want
+from nova_gpu.model.claim import Claim, Want
 from nova_gpu.model.device import Snapshot
-from nova_gpu.model.guest import parse_guest
+from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import provider_uuid
-from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.model.request import GpuRequest
 from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker
-from nova_gpu.virt import addresses, owners, placement, xml
+from nova_gpu.virt import addresses, live, owners, placement, xml
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -85,28 +89,40 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             aside=PutAside(CONF.gpu.put_aside_dir),
             rules=parsed,
             owned=nova_owned,
+            changed=self._gpu_tell,
         )
+        self._gpu_claims = ClaimsFile(CONF.gpu.claims_file)
         self._gpu_restorer = Restorer(
             read, mechanisms, effects, parsed, nova_owned
         )
         self._gpu_placement = placement.HostPlacement(
             virtapi, self._host, self._gpus.view
         )
+        # Instances whose guest is destroyed to be made anew right after.
+        self._gpu_rebuilt: set[str] = set()
+        self._gpu_audited = 0.0
 
     def _gpu_effects(self) -> Effects:
         """What changes the host; a host that isn't real has its own."""
         return privsep
 
+    def _gpu_tell(self, claims: Collection[Claim]) -> None:
+        """Let who audits the host know what is held."""
+        try:
+            self._gpu_claims.write(self._host.get_node_uuid(), claims)
+        except OSError as exc:
+            LOG.warning('nova-gpu audit will not know what is held: %s', exc)
+
     # Start.
 
     def init_host(self, host: str) -> None:
         super().init_host(host)
-        guests = [
-            parse_guest(guest.get_xml_desc(), guest.name)
-            for guest in self._host.list_guests(only_running=False)
-        ]
+        guests = self._gpu_guests()
         self._gpu_restorer.restore(guests, CONF.gpu.restore_timeout)
-        view = self._gpus.rebuild(guests)
+        self._gpus.rebuild(guests)
+        self._gpu_reconcile()
+        self._gpu_tell(self._gpus.view().claims)
+        view = self._gpus.view()
         conflicts = owners.conflicts(view.uses)
         if conflicts:
             raise nova_exception.InvalidConfiguration('; '.join(conflicts))
@@ -119,10 +135,29 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 use.reason or f'{use.mechanism}, pool {use.pool}',
             )
 
+    def _gpu_guests(self) -> list[GuestDevices]:
+        return [
+            parse_guest(guest.get_xml_desc(), guest.name)
+            for guest in self._host.list_guests(only_running=False)
+        ]
+
+    def _gpu_reconcile(self) -> None:
+        """Compare what guests hold with Placement, and mend what is safe."""
+        self._gpu_audited = time.monotonic()
+        known = self._gpus.consumers()
+        allocated = self._gpu_placement.allocated() if known else None
+        self._gpus.reconcile(known, allocated, self._gpu_guests)
+
     # What the host has.
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         data: dict[str, Any] = super().get_available_resource(nodename)
+        if (
+            0
+            <= CONF.gpu.audit_interval
+            <= time.monotonic() - self._gpu_audited
+        ):
+            self._gpu_reconcile()
         stats = data.setdefault('stats', {})
         found = self._gpus.map(self._gpus.view(), len(self.list_instances()))
         stats[hostmap.STATS_KEY] = found.dump()
@@ -152,8 +187,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        # What an attempt before left behind would be given twice.
-        self._gpus.release(instance.uuid)
+        if instance.uuid in self._gpu_rebuilt:
+            self._gpu_rebuilt.discard(instance.uuid)
+            self._gpu_make_again(instance)
+        else:
+            # What an attempt before left behind would be given twice.
+            self._gpus.release(instance.uuid)
         with self._gpu_claim(context, instance, allocations) as allocations:
             super().spawn(
                 context,
@@ -166,20 +205,23 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 **kwargs,
             )
 
+    def rebuild(self, *args: Any, **kwargs: Any) -> None:
+        """Note that a guest is made anew; Nova's own steps do the rest.
+
+        It keeps its units: once they are free another profile could take
+        the card, and the rebuild would find no room.
+        """
+        if not kwargs['evacuate']:
+            self._gpu_rebuilt.add(kwargs['instance'].uuid)
+        raise NotImplementedError()
+
     def _hard_reboot(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
         # Nova destroys the guest and makes it again: its units stay, also
         # if that fails, since the allocation does. What is missing is made
         # again, as it was if the guest had it, or claimed anew.
-        if gpu_classes(instance.flavor.extra_specs):
-            self._gpu_make_again(instance)
-            client = self.virtapi.reportclient
-            self._gpu_take(
-                context,
-                instance,
-                client.get_allocations_for_consumer(context, instance.uuid),
-            )
+        self._gpu_complete(context, instance)
         with self._gpus.keeping(instance.uuid):
             super()._hard_reboot(context, instance, *args, **kwargs)
         self._gpus.settle(instance.uuid)
@@ -188,6 +230,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
         super().cleanup(context, instance, *args, **kwargs)
+        if (
+            instance.uuid in self._gpu_rebuilt
+            and instance.task_state == task_states.REBUILDING
+        ):
+            return
+        self._gpu_rebuilt.discard(instance.uuid)
         self._gpu_release(context, instance.uuid)
 
     # Moves. The migration's record holds the old allocation in Placement,
@@ -206,20 +254,28 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        self._gpus.hand_over(instance.uuid, migration.uuid)
-        with self._gpu_claim(context, instance, allocations) as allocations:
-            super().finish_migration(
-                context,
-                migration,
-                instance,
-                disk_info,
-                network_info,
-                image_meta,
-                resize_instance,
-                allocations,
-                *args,
-                **kwargs,
-            )
+        if _stays(migration):
+            self._gpus.hand_over(instance.uuid, migration.uuid)
+        else:
+            self._gpus.release(instance.uuid)
+        try:
+            with self._gpu_claim(context, instance, allocations) as left:
+                super().finish_migration(
+                    context,
+                    migration,
+                    instance,
+                    disk_info,
+                    network_info,
+                    image_meta,
+                    resize_instance,
+                    left,
+                    *args,
+                    **kwargs,
+                )
+        except Exception:
+            with excutils.save_and_reraise_exception():
+                # Nova gives the old allocation back to the instance.
+                self._gpus.hand_over(migration.uuid, instance.uuid)
 
     def finish_revert_migration(
         self,
@@ -231,6 +287,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         **kwargs: Any,
     ) -> None:
         self._gpus.hand_over(migration.uuid, instance.uuid)
+        self._gpu_complete(context, instance)
         super().finish_revert_migration(
             context, instance, network_info, migration, *args, **kwargs
         )
@@ -240,10 +297,101 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self, context: Any, migration: Any, instance: Any, network_info: Any
     ) -> None:
         super().confirm_migration(context, migration, instance, network_info)
-        same_host = migration.source_compute == migration.dest_compute
         self._gpu_release(
-            context, migration.uuid if same_host else instance.uuid
+            context, migration.uuid if _stays(migration) else instance.uuid
         )
+
+    # Moves of a running guest.
+
+    def suspend(self, context: Any, instance: Any) -> None:
+        request = GpuRequest.parse(instance.flavor.extra_specs)
+        units = self._gpus.units_of(instance.uuid)
+        reason = live.no_suspend(units, request)
+        if reason is not None:
+            raise nova_exception.InstanceFaultRollback(
+                nova_exception.InstanceSuspendFailure(reason=reason)
+            )
+        super().suspend(context, instance)
+
+    def check_can_live_migrate_source(
+        self,
+        context: Any,
+        instance: Any,
+        dest_check_data: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        units = self._gpus.units_of(instance.uuid)
+        live.check(units, self._host, instance)
+        data = super().check_can_live_migrate_source(
+            context, instance, dest_check_data, *args, **kwargs
+        )
+        live.announce(data, units)
+        return data
+
+    def check_source_migrate_data_at_dest(
+        self,
+        ctxt: Any,
+        instance: Any,
+        migrate_data: Any,
+        migration: Any,
+        limits: Any,
+        allocs: Any,
+    ) -> Any:
+        units = live.take_announced(migrate_data)
+        live.check(units, self._host, instance)
+        # An attempt that was given up may have left its units.
+        self._gpus.release(instance.uuid)
+        try:
+            left = self._gpu_take(ctxt, instance, allocs)
+            pairs = live.match(units, self._gpus.units_of(instance.uuid))
+            data = super().check_source_migrate_data_at_dest(
+                ctxt,
+                instance,
+                migrate_data,
+                migration,
+                limits,
+                self._gpu_left(instance, left),
+            )
+        except nova_exception.ComputeResourcesUnavailable as exc:
+            raise nova_exception.MigrationPreCheckError(
+                reason=exc.format_message()
+            ) from exc
+        except Exception:
+            with excutils.save_and_reraise_exception():
+                self._gpu_release(ctxt, instance.uuid)
+        live.answer(data, pairs)
+        return data
+
+    def _live_migration_operation(
+        self,
+        context: Any,
+        instance: Any,
+        dest: Any,
+        block_migration: Any,
+        migrate_data: Any,
+        guest: Any,
+        device_names: Any,
+    ) -> None:
+        super()._live_migration_operation(
+            context,
+            instance,
+            dest,
+            block_migration,
+            migrate_data,
+            live.moving(
+                guest, self._gpus.units_of(instance.uuid), migrate_data
+            ),
+            device_names,
+        )
+
+    def post_live_migration_at_destination(
+        self, context: Any, instance: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        super().post_live_migration_at_destination(
+            context, instance, *args, **kwargs
+        )
+        self._gpus.settle(instance.uuid)
 
     # Claim, attach, release.
 
@@ -257,17 +405,70 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         mediated devices for any class that it has, on whichever provider.
         """
         allocations = self._gpu_take(context, instance, allocations)
+        try:
+            self._gpu_check_all_there(instance)
+            yield self._gpu_left(instance, allocations)
+        except Exception:
+            with excutils.save_and_reraise_exception():
+                self._gpu_release(context, instance.uuid)
+        self._gpus.settle(instance.uuid)
+
+    def _gpu_left(
+        self, instance: Any, allocations: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The part of an instance's allocations that isn't ours."""
         node_uuid = self._host.get_node_uuid()
         ours = {
             provider_uuid(node_uuid, unit.pool)
             for unit in self._gpus.units_of(instance.uuid)
         }
-        try:
-            yield {k: v for k, v in allocations.items() if k not in ours}
-        except Exception:
-            with excutils.save_and_reraise_exception():
-                self._gpu_release(context, instance.uuid)
-        self._gpus.settle(instance.uuid)
+        return {k: v for k, v in allocations.items() if k not in ours}
+
+    def _gpu_complete(self, context: Any, instance: Any) -> None:
+        """Let an instance hold what it is allocated, no less and no more.
+
+        :raises nova.exception.ComputeResourcesUnavailable: it can't be
+        """
+        self._gpu_make_again(instance)
+        if self._gpu_difference(instance):
+            client = self.virtapi.reportclient
+            found = client.get_allocations_for_consumer(context, instance.uuid)
+            self._gpus.trim(instance.uuid, self._gpu_wants(found))
+            self._gpu_take(context, instance, found)
+            self._gpu_check_all_there(instance)
+
+    def _gpu_difference(self, instance: Any) -> dict[str, tuple[int, int]]:
+        """The classes of which an instance holds other than its flavor says.
+
+        With the numbers that it should hold and that it holds.
+        """
+        request = GpuRequest.parse(instance.flavor.extra_specs)
+        held = collections.Counter(
+            unit.resource_class for unit in self._gpus.units_of(instance.uuid)
+        )
+        ours = {
+            name
+            for name in request.resources
+            if name.startswith(OUR_CLASSES) or name in held
+        }
+        return {
+            name: (request.resources.get(name, 0), held[name])
+            for name in sorted(ours | held.keys())
+            if request.resources.get(name, 0) != held[name]
+        }
+
+    def _gpu_check_all_there(self, instance: Any) -> None:
+        """No guest starts with fewer GPUs than its flavor says.
+
+        :raises nova.exception.ComputeResourcesUnavailable: it would
+        """
+        for name, (wanted, held) in self._gpu_difference(instance).items():
+            if held < wanted:
+                raise nova_exception.ComputeResourcesUnavailable(
+                    reason=f'flavor {instance.flavor.name} asks for {wanted} '
+                    f'{name}, and the allocation of instance '
+                    f'{instance.uuid} on this host has {held}'
+                )
 
     def _gpu_take(
         self, context: Any, instance: Any, allocations: Any
@@ -359,25 +560,26 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     def _gpu_wants(self, allocations: Mapping[str, Any]) -> list[Want]:
         """The part of an allocation that is on our pools.
 
-        :raises UnknownProvider: a class of ours on a provider that isn't
+        Of an instance that is evacuated another host's is in it too.
+
+        :raises UnknownProvider: a provider of ours that has no such GPU
         """
         node_uuid = self._host.get_node_uuid()
         if set(allocations) <= {node_uuid}:
             return []  # no GPU is ever on the root: spare the host's reading
         pools = self._gpus.view().pools
         by_uuid = {provider_uuid(node_uuid, p.key): p for p in pools}
-        ours = {name for pool in pools for name in pool.inventories}
         wants = []
         for provider, allocation in allocations.items():
+            if provider == node_uuid:
+                continue
             pool = by_uuid.get(provider)
+            if pool is None and not self._gpu_placement.is_ours(provider):
+                continue
             for name, count in allocation['resources'].items():
-                if pool is not None:
-                    wants.append(Want(pool.key, name, count))
-                elif name.startswith(OUR_CLASSES) or (
-                    # A rule may have given ours the name of Nova's class.
-                    name in ours and not self._gpu_placement.is_novas(provider)
-                ):
+                if pool is None:
                     raise exception.UnknownProvider(provider, name)
+                wants.append(Want(pool.key, name, count))
         return wants
 
     def _gpu_release(self, context: Any, consumer: str) -> None:
@@ -391,7 +593,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         super()._guest_add_pci_devices(guest, instance)
         request = GpuRequest.parse(instance.flavor.extra_specs)
         hostdevs = self._gpus.hostdevs(instance.uuid, request)
+        kept = self._gpus.kept_for(instance.uuid)
         if not hostdevs:
+            if kept:
+                guest.metadata.append(xml.Metadata((), kept))
             return
         if request.display and not any(
             isinstance(device, vconfig.LibvirtConfigGuestGraphics)
@@ -408,7 +613,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         for device in xml.build(hostdevs, guest.os_mach_type or ''):
             guest.add_device(device)
         units = self._gpus.units_of(instance.uuid)
-        guest.metadata.append(xml.Metadata(units))
+        guest.metadata.append(xml.Metadata(units, kept))
         addresses.widen(
             guest,
             self._gpus.view,
@@ -433,3 +638,9 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             guest,
             [u for u in chosen_mdevs if u not in added and not is_ours(u)],
         )
+
+
+def _stays(migration: Any) -> bool:
+    """Whether a move ends on the host where it began."""
+    same: bool = migration.source_compute == migration.dest_compute
+    return same

@@ -29,6 +29,7 @@ from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.model.audit import Allocated
 from nova_gpu.model.claim import Move, View
 from nova_gpu.model.inventory import Pool, provider_prefix, provider_uuid
 from nova_gpu.virt import owners, providers
@@ -115,8 +116,8 @@ class HostPlacement:
             context, self._host.get_node_uuid(), name=self._host.get_hostname()
         )
 
-    def is_novas(self, provider: str) -> bool:
-        """Whether a provider is one that Nova has made for its own devices."""
+    def is_ours(self, provider: str) -> bool:
+        """Whether a provider is one of this host's GPUs, there or gone."""
         with lockutils.lock(
             resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
         ):
@@ -124,7 +125,38 @@ class HostPlacement:
             if not tree.exists(provider):
                 return False
             name: str = tree.data(provider).name
-        return not name.startswith(provider_prefix(self._host.get_hostname()))
+        return name.startswith(provider_prefix(self._host.get_hostname()))
+
+    def allocated(self) -> Allocated | None:
+        """What Placement has allocated of the pools; None if it is away."""
+        context = nova_context.get_admin_context()
+        node_uuid = self._host.get_node_uuid()
+        client = self._virtapi.reportclient
+        found: dict[str, dict[tuple[str, str], int]] = {}
+        try:
+            known = self._known(context)
+            for pool in self._look().pools:
+                uuid = provider_uuid(node_uuid, pool.key)
+                if uuid not in known:
+                    continue  # this host is new to Placement
+                info = client.get_allocations_for_resource_provider(
+                    context, uuid
+                )
+                for consumer, record in info.allocations.items():
+                    counts = found.setdefault(consumer, {})
+                    for name, count in record['resources'].items():
+                        counts[pool.key, name] = count
+        except Exception as exc:
+            # Whatever it is: the next time will do.
+            LOG.warning('Could not compare the GPUs with Placement: %s', exc)
+            return None
+        return found
+
+    def _known(self, context: Any) -> set[str]:
+        with lockutils.lock(
+            resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
+        ):
+            return set(self._tree(context).get_provider_uuids())
 
     def alike(self, context: Any) -> dict[str, set[str]]:
         """For each pool the others that suit the same requests."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lxml import etree
@@ -46,12 +46,15 @@ class GuestElement(vconfig.LibvirtConfigGuestDevice):
 class Metadata(vconfig.LibvirtConfigObject):
     """What a guest's metadata records of its GPUs."""
 
-    def __init__(self, units: Sequence[Unit]) -> None:
+    def __init__(
+        self, units: Sequence[Unit], kept: Mapping[str, Sequence[Unit]]
+    ) -> None:
         super().__init__(root_name='units', ns_prefix='gpu', ns_uri=NAMESPACE)
         self._units = units
+        self._kept = kept
 
     def format_dom(self) -> etree._Element:
-        return etree.fromstring(ET.tostring(metadata(self._units)))
+        return etree.fromstring(ET.tostring(metadata(self._units, self._kept)))
 
 
 class HostdevPCI(vconfig.LibvirtConfigGuestHostdevPCI):

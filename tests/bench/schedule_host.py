@@ -36,11 +36,12 @@ from nova.scheduler.weights import HostWeightHandler, WeighedHost
 from nova.scheduler.weights.pci import PCIWeigher
 
 from nova_gpu import exception
+from nova_gpu.model.claim import Want
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.scheduler import maps
 from nova_gpu.scheduler.filter import GpuFilter
 from nova_gpu.scheduler.weigher import GpuAvoidWeigher, GpuWeigher
-from nova_gpu.tracker import Tracker, Want
+from nova_gpu.tracker import Tracker
 from tests.bench import measure
 from tests.fixtures import hosts
 from tests.fixtures.scheduler import (

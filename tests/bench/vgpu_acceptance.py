@@ -42,11 +42,11 @@ import webob
 from nova.compute.provider_tree import ProviderTree
 
 from nova_gpu import exception
+from nova_gpu.model.claim import Want
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.scheduler import maps
 from nova_gpu.scheduler.filter import GpuFilter
 from nova_gpu.scheduler.weigher import GpuWeigher
-from nova_gpu.tracker import Want
 from nova_gpu.virt import providers
 from tests.bench import measure, placement
 from tests.fixtures import hosts

@@ -39,6 +39,7 @@ from nova_gpu import exception
 from nova_gpu.cli.release import clean
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.mdev import new_uuid
+from nova_gpu.model.claim import Claim, View, Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.hostmap import HostMap
@@ -48,7 +49,7 @@ from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
-from nova_gpu.tracker import Claim, Tracker, View, Want
+from nova_gpu.tracker import Tracker
 from tests.machine.host import FORMS, Form, Kernel
 from tests.unit import base
 

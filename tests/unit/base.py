@@ -33,6 +33,7 @@ from nova_gpu.mechanism.vendor_vfio import VendorVfio
 from nova_gpu.mechanism.vf import PlainVf
 from nova_gpu.mechanism.whole import WholeCard
 from nova_gpu.model.address import PciAddress
+from nova_gpu.model.claim import Claim, Want
 from nova_gpu.model.device import Card, Snapshot
 from nova_gpu.model.guest import (
     GuestDevices,
@@ -45,7 +46,7 @@ from nova_gpu.model.request import GpuRequest
 from nova_gpu.putaside import PutAside
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
-from nova_gpu.tracker import Claim, Tracker, Want
+from nova_gpu.tracker import Tracker
 from tests.fixtures.sysfs import FakeSysfs
 
 # The same examples in each run; HYPOTHESIS_PROFILE=explore looks further.

@@ -29,7 +29,8 @@ ROOT = pathlib.Path(nova_gpu.__file__).parent
 #: empty. Modules in the top folder are parts of their own.
 ALLOWED: dict[str, set[str]] = {
     'exception': set(),
-    'conf': {'putaside'},
+    'conf': {'claimsfile', 'putaside'},
+    'claimsfile': {'model'},
     'model': {'exception'},
     'effects': {'exception', 'model'},
     'privsep': {'conf', 'effects', 'exception'},
@@ -39,17 +40,18 @@ ALLOWED: dict[str, set[str]] = {
     'sysfs': {'exception', 'model'},
     'host': {'model', 'sysfs'},
     'mechanism': {'exception', 'model'},
-    'tracker': {'exception', 'mechanism', 'model', 'putaside'},
+    'cleaner': {'exception', 'mechanism', 'model', 'putaside'},
+    'tracker': {'cleaner', 'exception', 'mechanism', 'model', 'putaside'},
     'restore': {'exception', 'mechanism', 'model'},
     'extra_specs': {'exception', 'model'},
     'scheduler': {'conf', 'exception', 'model'},
     'cli': {
-        'conf', 'exception', 'host', 'mechanism', 'model', 'privsep',
-        'putaside', 'rules', 'sysfs', 'xml',
+        'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
+        'privsep', 'putaside', 'rules', 'sysfs', 'xml',
     },
     'virt': {
-        'conf', 'exception', 'host', 'mechanism', 'model', 'privsep',
-        'putaside', 'restore', 'rules', 'sysfs', 'tracker', 'xml',
+        'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
+        'privsep', 'putaside', 'restore', 'rules', 'sysfs', 'tracker', 'xml',
     },
     'cmd': {'virt'},
 }  # fmt: skip

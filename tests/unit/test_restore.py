@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nova_gpu.model.address import PciAddress, parse_address
+from nova_gpu.model.claim import Want
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.restore import PAUSE, Restorer
 from nova_gpu.rules import parse_rules
-from nova_gpu.tracker import Want
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
 from tests.unit import base

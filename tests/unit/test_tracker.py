@@ -22,17 +22,11 @@ from typing import Any
 from nova_gpu import exception
 from nova_gpu.mechanism.mdev import is_ours, new_uuid
 from nova_gpu.model.address import PciAddress
+from nova_gpu.model.claim import ALLOCATED, CLAIMED, REMOVED, Claim, Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import Hostdev, parse_guest
 from nova_gpu.model.request import GpuRequest
-from nova_gpu.tracker import (
-    ALLOCATED,
-    CLAIMED,
-    NOBODY,
-    REMOVED,
-    Claim,
-    Want,
-)
+from nova_gpu.tracker import NOBODY
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
 from tests.unit import base

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from nova_gpu import exception
 from nova_gpu.model import hostmap
+from nova_gpu.model.claim import Want
 from nova_gpu.model.hostmap import HostMap, PoolState
-from nova_gpu.tracker import Want
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeType
 from tests.unit import base

@@ -1,0 +1,154 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What nova-compute holds, told to who audits the host.
+
+No database: nova-compute never reads it, and writes it anew when it starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from nova_gpu.model.address import parse_address
+from nova_gpu.model.claim import Claim
+from nova_gpu.model.inventory import Unit
+
+PATH = '/var/lib/nova/gpu/claims.json'
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """What was written; ``node`` is the UUID of the host's provider.
+
+    ``running`` says whether the process that wrote it still runs.
+    """
+
+    node: str
+    running: bool
+    claims: tuple[Claim, ...]
+
+
+class ClaimsFile:
+    """The file, which is replaced as a whole at every change."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        self._lock: int | None = None
+
+    def write(self, node: str, claims: Iterable[Claim]) -> None:
+        """Tell of all claims.
+
+        :raises OSError: it can't be written
+        """
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        if self._lock is None:
+            # Held until this process ends, however that happens.
+            self._lock = os.open(
+                f'{self._path}.lock', os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+            )
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        content = {
+            'version': VERSION,
+            'node': node,
+            'claims': [_record(claim) for claim in claims],
+        }
+        with open(f'{self._path}.new', 'w', encoding='utf-8') as file:
+            json.dump(content, file, indent=1)
+        os.replace(f'{self._path}.new', self._path)
+
+    def read(self) -> Told | None:
+        """What was told last, if anything was.
+
+        :raises OSError: it can't be read
+        :raises ValueError: it isn't such a file
+        """
+        try:
+            with open(self._path, encoding='utf-8') as file:
+                content = json.load(file)
+        except FileNotFoundError:
+            return None
+        try:
+            if content['version'] != VERSION:
+                raise ValueError(f'version {content["version"]}')
+            return Told(
+                node=content['node'],
+                running=self._is_locked(),
+                claims=tuple(map(_claim, content['claims'])),
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            raise ValueError(
+                f'{self._path} is not of this release: {exc}'
+            ) from exc
+
+    def _is_locked(self) -> bool:
+        try:
+            lock = os.open(f'{self._path}.lock', os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+
+def _record(claim: Claim) -> dict[str, Any]:
+    return {
+        'consumer': claim.consumer,
+        'state': claim.state,
+        'guest': claim.guest,
+        'units': [
+            {
+                'mechanism': unit.mechanism,
+                'pool': unit.pool,
+                'class': unit.resource_class,
+                'card': str(unit.card),
+                'device': unit.device,
+                'stuck': unit in claim.stuck,
+                'uncounted': unit.device in claim.uncounted,
+            }
+            for unit in claim.units
+        ],
+    }
+
+
+def _claim(record: dict[str, Any]) -> Claim:
+    units = [
+        Unit(
+            mechanism=unit['mechanism'],
+            pool=unit['pool'],
+            resource_class=unit['class'],
+            card=parse_address(unit['card']),
+            device=unit['device'],
+        )
+        for unit in record['units']
+    ]
+    marked = list(zip(units, record['units'], strict=True))
+    return Claim(
+        consumer=record['consumer'],
+        units=tuple(units),
+        state=record['state'],
+        stuck=tuple(u for u, said in marked if said['stuck']),
+        guest=record['guest'],
+        uncounted=frozenset(u.device for u, s in marked if s['uncounted']),
+    )

@@ -1,0 +1,246 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``nova-gpu audit``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cliff import lister
+
+from nova_gpu import exception
+from nova_gpu.claimsfile import Told
+from nova_gpu.cli import error, release, survey
+from nova_gpu.cli.placement import allocated
+from nova_gpu.mechanism.mdev import is_ours
+from nova_gpu.model.audit import CLEAN, Allocated, Difference, differences
+from nova_gpu.model.claim import ALLOCATED, Claim
+from nova_gpu.model.inventory import Unit
+
+LOG = logging.getLogger('nova_gpu.cli')
+
+COLUMNS = ('Problem', 'Device', 'Instance', 'Meaning', 'What To Do')
+#: What is on its way looks like a difference; it isn't one when it has gone
+#: after so many seconds.
+PAUSE = 2.0
+
+
+class Audit(lister.Lister):
+    """Compare guests, GPUs, nova-compute and Placement, and list differences.
+
+    Exits with 0 if there are none, with 1 if some are left, and with 2 if
+    the host, nova-compute or Placement could not be looked at. Placement is
+    asked if --config-file names a nova.conf with its section [placement].
+    Run it as root, on a compute node.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            '--repair',
+            action='store_true',
+            help=(
+                'mend what is safe: destroy vGPUs without a guest, make '
+                "again those that guests' definitions name; what is left is "
+                'listed'
+            ),
+        )
+        survey.add_arguments(parser)
+        return parser
+
+    def get_epilog(self) -> str:
+        # Cliff's reads the file list of every installed distribution.
+        return ''
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        self.left: list[Difference] = []
+        self.unseen = False
+        super().run(parsed_args)
+        if self.unseen:
+            return 2
+        return 1 if self.left else 0
+
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        found, seen = self._look(parsed_args)
+        if seen:
+            time.sleep(PAUSE)
+            found, again = self._look(parsed_args, quiet=True)
+            seen = [d for d in seen if d in again]
+        self.left = seen
+        if parsed_args.repair and seen:
+            self.left = self._repair(found, seen)
+        return COLUMNS, [
+            (d.problem, d.device, d.holder or '-', d.meaning, d.remedy)
+            for d in self.left
+        ]
+
+    def _look(
+        self, args: argparse.Namespace, *, quiet: bool = False
+    ) -> tuple[survey.Survey, list[Difference]]:
+        level = LOG.level
+        try:
+            if quiet:  # the same words as the first time
+                LOG.setLevel(logging.CRITICAL)
+            found = survey.survey(args)
+            told = self._told(found)
+            counted = self._counted(args, told)
+        finally:
+            LOG.setLevel(level)
+        return found, differences(
+            found.guests,
+            _claims(found),
+            dict(_ours(found)),
+            _devices(found),
+            counted,
+            told.claims if told and told.running else None,
+        )
+
+    def _told(self, found: survey.Survey) -> Told | None:
+        try:
+            told = found.claims.read()
+        except (OSError, ValueError) as exc:
+            LOG.warning('what nova-compute holds is not known: %s', exc)
+            self.unseen = True
+            return None
+        if told is None or not told.running:
+            LOG.warning(
+                'nova-compute with nova-gpu does not run on this host: what '
+                'it holds is not compared'
+            )
+        return told
+
+    def _counted(
+        self, args: argparse.Namespace, told: Told | None
+    ) -> Allocated | None:
+        if not args.config_file:
+            LOG.warning('no --config-file: Placement is not compared')
+            return None
+        if told is None:
+            LOG.warning(
+                'nova-compute has never told the UUID of this host: '
+                'Placement is not compared'
+            )
+            return None
+        try:
+            return allocated(args.config_file, told.node)
+        except error.NoPlacement as exc:
+            LOG.error('%s', exc)
+            self.unseen = True
+            return None
+
+    def _repair(
+        self, found: survey.Survey, seen: Sequence[Difference]
+    ) -> list[Difference]:
+        # Not above: looking alone must not wait for it.
+        from nova_gpu import privsep
+
+        left = []
+        with privsep.in_process(found.root):
+            for difference in seen:
+                if not difference.mend:
+                    left.append(difference)
+                    continue
+                try:
+                    if difference.mend == CLEAN:
+                        _clean(found, difference.device, privsep)
+                    else:
+                        _make_again(found, difference.device, privsep)
+                except exception.GpuError as exc:
+                    LOG.error('%s: %s', difference.device, exc)
+                    left.append(difference)
+                else:
+                    LOG.info(
+                        '%s %s: done (%s)',
+                        difference.problem,
+                        difference.device,
+                        difference.remedy,
+                    )
+        return left
+
+
+def _claims(found: survey.Survey) -> list[Claim]:
+    """What guests hold, as nova-compute would read it when it starts."""
+    claims = []
+    taken: set[str] = set()
+    for guest in found.guests:
+        units = _units(found, guest)
+        if units:
+            claims.append(Claim(guest.uuid or guest.name, units, ALLOCATED))
+            taken.update(unit.device for unit in units)
+    for guest in found.guests:
+        for keeper in guest.keepers():
+            units = tuple(
+                u for u in _units(found, keeper) if u.device not in taken
+            )
+            if units:
+                claims.append(
+                    Claim(str(keeper.uuid), units, ALLOCATED, guest=guest.uuid)
+                )
+    return claims
+
+
+def _units(found: survey.Survey, guest: Any) -> tuple[Unit, ...]:
+    return tuple(
+        unit
+        for mechanism in found.mechanisms.values()
+        for unit in mechanism.held_by(guest, found.uses)
+    )
+
+
+def _ours(found: survey.Survey) -> Iterable[tuple[str, str]]:
+    """The vGPUs that nova-gpu has made, each with its card."""
+    for use in found.uses:
+        if use.ruling.use == 'ignore':
+            continue
+        for mdev in use.card.mdevs:
+            if is_ours(mdev.uuid):
+                yield mdev.uuid, str(use.card.address)
+        # Who has set a type doesn't show: on a card that is Nova's it may
+        # have been Nova.
+        for vf in use.card.vfs if not found.nova_owns else ():
+            if vf.type_id is not None:
+                yield str(vf.address), str(use.card.address)
+
+
+def _devices(found: survey.Survey) -> Iterable[str]:
+    """Everything that a guest could have."""
+    for card in found.snapshot.cards:
+        yield str(card.address)
+        yield from (mdev.uuid for mdev in card.mdevs)
+        for vf in card.vfs:
+            if vf.type_id is not None or not card.vendor_vfio:
+                yield str(vf.address)
+
+
+def _clean(found: survey.Survey, device: str, effects: Any) -> None:
+    card = release.card_of(found, device)
+    if card is not None:
+        release.clean(card, device, effects)
+
+
+def _make_again(found: survey.Survey, device: str, effects: Any) -> None:
+    for guest in found.guests:
+        kept = (unit for _, units in guest.kept for unit in units)
+        for unit in (*guest.units, *kept):
+            if unit.device == device:
+                mechanism = found.mechanisms[unit.mechanism]
+                if not mechanism.restore(unit, found.snapshot, effects):
+                    raise exception.UnitUnusable(
+                        device, f'the driver of card {unit.card} is not loaded'
+                    )
