@@ -148,6 +148,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         allocated = self._gpu_placement.allocated() if known else None
         self._gpus.reconcile(known, allocated, self._gpu_guests)
 
+    def _is_existing_mdev(self, uuid: str) -> bool:
+        # What Nova 29 doesn't find after a boot of the host it looks up in
+        # libvirt, which doesn't know it either, and doesn't start. Ours are
+        # made again when Nova's are there.
+        return is_ours(uuid) or super()._is_existing_mdev(uuid)
+
     # What the host has.
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:

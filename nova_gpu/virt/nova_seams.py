@@ -32,6 +32,9 @@ class Seam:
     given by name, and ``/`` at the end says that Nova itself gives all of
     them by position, so that an override may name them as it likes. None
     for what isn't called.
+
+    ``until`` is the last supported release of Nova that has the name, if
+    that isn't the newest.
     """
 
     module: str
@@ -39,6 +42,7 @@ class Seam:
     name: str
     signature: str | None
     why: str
+    until: int | None = None
 
 
 _CONFIG = 'nova.virt.libvirt.config'
@@ -63,6 +67,9 @@ DRIVER = (
          'makes our tracker, once the options are there'),
     Seam(*_DRIVER, 'init_host', 'host',
          'rebuilds the claims from the guests when nova-compute starts'),
+    Seam(*_DRIVER, '_is_existing_mdev', 'uuid',
+         'keeps Nova 29 from looking for vGPUs that the restorer brings back',
+         until=33),
     Seam(*_DRIVER, 'get_available_resource', 'nodename',
          'adds the map of the GPUs to the statistics'),
     Seam(*_DRIVER, 'update_provider_tree',

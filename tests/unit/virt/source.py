@@ -46,7 +46,11 @@ def parameters(function: Function, method: bool) -> Parameters:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
         if default is None
     ]
-    if method:
+    static = any(
+        ast.unparse(decorator) == 'staticmethod'
+        for decorator in function.decorator_list
+    )
+    if method and not static:
         positional = positional[1:]
     return Parameters(
         tuple(positional),
