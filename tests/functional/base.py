@@ -206,24 +206,31 @@ class GpuServersTest(nova_base.ServersTestBase):
         def recording(connection: Any, xml: str) -> Any:
             name = etree.fromstring(xml).findtext('name')
             self.defined[name] = xml
-            return define(connection, xml)
+            domain = define(connection, xml)
+            domain.given = xml
+            return domain
 
         self.useFixture(
             fixtures.MonkeyPatch(
                 'nova.tests.fixtures.libvirt.Connection.defineXML', recording
             )
         )
-        # It drops the metadata too, which a real libvirt keeps as it is.
+        # It drops the metadata too, which a real libvirt keeps as it is, and
+        # up to Nova 30 the devices that are PCI functions.
         describe = fakelibvirt.Domain.XMLDesc
-        defined = self.defined
+        keeps_functions = hasattr(fakelibvirt, '_parse_hostdev_info')
 
         def with_metadata(domain: Any, flags: int) -> str:
             text = describe(domain, flags)
-            given = etree.fromstring(defined.get(domain.name(), '<domain/>'))
+            given = etree.fromstring(getattr(domain, 'given', '<domain/>'))
+            root = etree.fromstring(text)
+            if not keeps_functions:
+                root.find('devices').extend(
+                    given.findall("devices/hostdev[@type='pci']")
+                )
             recorded = given.find(f'metadata/{{{NAMESPACE}}}units')
             if recorded is None:
-                return text
-            root = etree.fromstring(text)
+                return etree.tostring(root, encoding='unicode')
             metadata = root.find('metadata')
             if metadata is None:
                 metadata = etree.SubElement(root, 'metadata')
