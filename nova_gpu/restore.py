@@ -74,9 +74,12 @@ class Restorer:
         """
         guests = tuple(guests)
         held = {str(f) for guest in guests for f in guest.functions}
+        # What moves have kept comes last: if such is over, another guest may
+        # have its place.
+        keepers = [keeper for guest in guests for keeper in guest.keepers()]
         left = [
             (guest.uuid or guest.name, unit)
-            for guest in guests
+            for guest in (*guests, *keepers)
             for unit in guest.units
             if unit.mechanism in self._mechanisms
         ]

@@ -84,6 +84,8 @@ class TrackerMachine(RuleBasedStateMachine):
         #: The devices that guests have open, of running and of dying ones.
         self.open: dict[str, list[str]] = {}
         self.dying: list[str] = []
+        #: Resizes that wait to be confirmed: the consumer of the old units.
+        self.moving: dict[str, str] = {}
         #: Made by others.
         self.foreign: set[str] = set()
         #: Brought back by the operator as they were, with what is in them.
@@ -171,6 +173,16 @@ class TrackerMachine(RuleBasedStateMachine):
     ) -> None:
         """Claim units; the guest is defined later, or never."""
         self.destroy(consumer)
+        self.claim(consumer, chosen, params, may_move)
+
+    def claim(
+        self,
+        consumer: str,
+        chosen: list[tuple[int, int, int]],
+        params: bool,
+        may_move: bool,
+    ) -> None:
+        """Claim what is chosen, and judge whether that is right."""
         wants: dict[str, Want] = {}
         others: dict[str, set[str]] = {}
         for position, kind, count in chosen:
@@ -247,7 +259,9 @@ class TrackerMachine(RuleBasedStateMachine):
             return
         hostdevs = self.tracker.hostdevs(consumer, GpuRequest({}))
         units = self.tracker.units_of(consumer)
-        self.guests[consumer] = base.domain_xml('x', consumer, hostdevs, units)
+        self.guests[consumer] = base.domain_xml(
+            'x', consumer, hostdevs, units, self.tracker.kept_for(consumer)
+        )
         self.tracker.settle(consumer)
         if running and all(
             self.kernel.exists(u.device, u.type_id) for u in units
@@ -266,6 +280,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(consumer=consumers, dying=st.booleans())
     def destroy(self, consumer: str, dying: bool = False) -> None:
         """Delete a guest; QEMU may take its time to go."""
+        self.finish(consumer, revert=False)
         self.guests.pop(consumer, None)
         devices = self.open.pop(consumer, [])
         if dying and devices:
@@ -285,6 +300,49 @@ class TrackerMachine(RuleBasedStateMachine):
     def die(self) -> None:
         if self.dying:
             self.close(self.open.pop(self.dying.pop(0)))
+
+    @precondition(lambda self: self.guests)
+    @rule(
+        consumer=consumers,
+        chosen=st.tuples(positions, st.integers(0, 3), st.integers(1, 2)),
+        running=st.booleans(),
+    )
+    def resize(
+        self, consumer: str, chosen: tuple[int, int, int], running: bool
+    ) -> None:
+        """To other units of this host; the old ones are kept for now."""
+        move = base.instance(f'move of {consumer}')
+        if (
+            consumer not in self.guests
+            or consumer in self.moving
+            or self.live(consumer) is None
+            or self.tracker.claim_of(move) is not None
+        ):
+            return
+        self.counts['resizes'] += 1
+        self.close(self.open.pop(consumer, []))
+        self.tracker.hand_over(consumer, move)
+        self.moving[consumer] = move
+        self.claim(consumer, [chosen], True, False)
+        if self.live(consumer) is None:
+            # It failed: everything is as it was.
+            self.tracker.hand_over(self.moving.pop(consumer), consumer)
+        self.define(consumer, running)
+
+    @rule(consumer=consumers, revert=st.booleans())
+    def finish(self, consumer: str, revert: bool) -> None:
+        """Confirm a resize, or take it back."""
+        move = self.moving.pop(consumer, None)
+        if move is None:
+            return
+        if not revert:
+            self.tracker.release(move)
+            return
+        self.guests.pop(consumer)
+        self.close(self.open.pop(consumer, []))
+        self.tracker.release(consumer)
+        self.tracker.hand_over(move, consumer)
+        self.define(consumer, False)
 
     def hard_reboot(self, consumer: str) -> None:
         before = self.tracker.claim_of(consumer)
@@ -317,8 +375,23 @@ class TrackerMachine(RuleBasedStateMachine):
             self.snapshot, mechanisms, self.kernel, self.aside, rules
         )
         self.tracker.rebuild(guests)
+        self.tracker.reconcile(
+            self.tracker.consumers(), self.allocated(), lambda: guests
+        )
         self.leaking = False
         self.forced.clear()
+
+    def allocated(self) -> dict[str, dict[tuple[str, str], int]]:
+        """What Placement has: for guests that are, and moves that go on."""
+        found: dict[str, dict[tuple[str, str], int]] = {}
+        for consumer in (*self.guests, *self.moving.values()):
+            counts: collections.Counter[tuple[str, str]] = (
+                collections.Counter()
+            )
+            for unit in self.tracker.units_of(consumer):
+                counts[unit.pool, unit.resource_class] += 1
+            found[consumer] = counts
+        return found
 
     def restart(self) -> None:
         self.start_service(self.parsed_guests())

@@ -97,9 +97,13 @@ def domain_xml(
     uuid: str,
     hostdevs: list[Hostdev],
     units: Iterable[Unit] = (),
+    kept: Mapping[str, Iterable[Unit]] | None = None,
 ) -> str:
-    """The XML of a guest with these devices, which are our ``units``."""
-    recorded = ET.tostring(metadata(units), encoding='unicode')
+    """The XML of a guest with these devices, which are our ``units``.
+
+    :param kept: what it had before a resize, by the move
+    """
+    recorded = ET.tostring(metadata(units, kept), encoding='unicode')
     devices = ''.join(
         xml.etree.tostring(device.element, encoding='unicode')
         for device in xml.build(hostdevs)
@@ -181,7 +185,8 @@ class TrackerTest(HostTest):
         """The XML of the consumer's guest, with what the consumer holds."""
         hostdevs = self.tracker.hostdevs(consumer, self.request)
         units = self.tracker.units_of(consumer)
-        return domain_xml(name, consumer, hostdevs, units)
+        kept = self.tracker.kept_for(consumer)
+        return domain_xml(name, consumer, hostdevs, units, kept)
 
     def guest(self, consumer: str, name: str = 'instance-1') -> GuestDevices:
         return parse_guest(self.guest_xml(consumer, name), name)
