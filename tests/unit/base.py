@@ -44,6 +44,7 @@ from nova_gpu.model.guest import (
 from nova_gpu.model.inventory import Unit
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.putaside import PutAside
+from nova_gpu.restore import Restorer
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker
@@ -159,6 +160,12 @@ class TrackerTest(HostTest):
             kwargs.pop('aside', self.aside),
             parse_rules(rules),
             **kwargs,
+        )
+
+    def restorer(self) -> Restorer:
+        """What brings back what a boot of the host has taken."""
+        return Restorer(
+            self.snapshot, mechanisms(), self.fake, (), lambda _: ()
         )
 
     def claim(
