@@ -28,12 +28,14 @@ import sys
 import threading
 import time
 import types
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fixtures
 from lxml import etree
 from nova import context as nova_context
+from nova.compute import task_states
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
 from nova.tests.functional.api import client
@@ -48,9 +50,13 @@ from nova_gpu.mechanism.base import Effects
 from nova_gpu.model.guest import NAMESPACE, GuestDevices, parse_guest
 from nova_gpu.virt.driver import CONF, GpuLibvirtDriver
 from tests.fixtures.sysfs import FakeSysfs
+from tests.functional import oracle
 
 #: What the API client raises; tests take it from here.
 ApiError = client.OpenStackApiException
+#: A volume with an image on it, and an image that servers don't have.
+VOLUME = nova_fixtures.CinderFixture.IMAGE_BACKED_VOL
+OTHER_IMAGE = nova_fixtures.GlanceFixture.image5['id']
 #: What the fake libvirt raises.
 LibvirtError = fakelibvirt.libvirtError
 
@@ -61,6 +67,9 @@ logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 HOSTS: dict[str, FakeSysfs] = {}
 #: What happens on them while nova-compute waits for a driver.
 PAUSES: dict[str, Callable[[], None]] = {}
+
+#: Held by who changes ``CONF.host`` for a moment.
+HOST_NAME = threading.Lock()
 
 #: The documents that libvirt is expected to be given, by form.
 GOLDEN = pathlib.Path(__file__).parent / 'xml'
@@ -123,6 +132,33 @@ class HostMdevs(fakelibvirt.HostMdevDevicesInfo):
         return found
 
 
+def mdev_of(hostdev: etree._Element) -> str | None:
+    """The UUID of the mediated device that a ``<hostdev>`` is, if any."""
+    found = hostdev.find('source/address')
+    return None if found is None else found.get('uuid')
+
+
+def attach_mdev(domain: Any, xml: str, flags: int) -> None:
+    """Give a running domain an mdev back, as the fake libvirt can't."""
+    domain.detached.discard(mdev_of(etree.fromstring(xml)))
+
+
+def detach_mdev(domain: Any, xml: str, flags: int) -> None:
+    """Take an mdev from a running domain: its definition keeps it."""
+    domain.detached.add(mdev_of(etree.fromstring(xml)))
+
+
+def take_over(domain: Any, before: Any) -> None:
+    """A new definition of a domain doesn't stop it."""
+    domain._has_saved_state = before._has_saved_state
+    domain.detached = before.detached
+    domain._state, domain._id = before._state, before._id
+    running = domain._connection._running_vms
+    for number, other in running.items():
+        if other is before:
+            running[number] = domain
+
+
 class FakeHostGpuLibvirtDriver(GpuLibvirtDriver):
     """Our driver on a host whose kernel is a FakeSysfs."""
 
@@ -135,6 +171,17 @@ class FakeHostGpuLibvirtDriver(GpuLibvirtDriver):
 
     def _gpu_effects(self) -> Effects:
         return HOSTS[CONF.gpu.host_root]
+
+    def _cleanup_resize(self, *args: Any) -> None:
+        # Nova asks the configuration on which host it is, and all computes
+        # of this process have one configuration.
+        with HOST_NAME:
+            before = CONF.host
+            CONF.set_override('host', self._host.get_hostname())
+            try:
+                super()._cleanup_resize(*args)
+            finally:
+                CONF.set_override('host', before)
 
 
 # Nova loads drivers from below nova.virt, under whatever name is there.
@@ -184,14 +231,8 @@ class GpuServersTest(nova_base.ServersTestBase):
         #: Every domain definition that libvirt was given, by domain name.
         self.defined: dict[str, str] = {}
         self._record_definitions()
-        # Moving disks is not ours to test; Nova's own tests do the same.
-        self.useFixture(
-            fixtures.MockPatch(
-                'nova.virt.libvirt.driver.LibvirtDriver'
-                '.migrate_disk_and_power_off',
-                return_value='{}',
-            )
-        )
+        self._mend_libvirt()
+        self._leave_disks_alone()
 
     ADDITIONAL_FILTERS = ['GpuFilter']
 
@@ -206,8 +247,12 @@ class GpuServersTest(nova_base.ServersTestBase):
         def recording(connection: Any, xml: str) -> Any:
             name = etree.fromstring(xml).findtext('name')
             self.defined[name] = xml
+            before = connection._vms.get(name)
             domain = define(connection, xml)
             domain.given = xml
+            domain.detached = set()
+            if before is not None:
+                take_over(domain, before)
             return domain
 
         self.useFixture(
@@ -215,31 +260,136 @@ class GpuServersTest(nova_base.ServersTestBase):
                 'nova.tests.fixtures.libvirt.Connection.defineXML', recording
             )
         )
-        # It drops the metadata too, which a real libvirt keeps as it is, and
-        # up to Nova 30 the devices that are PCI functions.
+
+    def _mend_libvirt(self) -> None:
+        """Let the fake libvirt do what ours and Nova's code rely on."""
         describe = fakelibvirt.Domain.XMLDesc
+        start = fakelibvirt.Domain.createWithFlags
         keeps_functions = hasattr(fakelibvirt, '_parse_hostdev_info')
 
-        def with_metadata(domain: Any, flags: int) -> str:
-            text = describe(domain, flags)
+        def describe_whole(domain: Any, flags: int) -> str:
+            # It drops the metadata, which a real libvirt keeps as it is, and
+            # up to Nova 30 the devices that are PCI functions.
+            root = etree.fromstring(describe(domain, flags))
             given = etree.fromstring(getattr(domain, 'given', '<domain/>'))
-            root = etree.fromstring(text)
             if not keeps_functions:
                 root.find('devices').extend(
                     given.findall("devices/hostdev[@type='pci']")
                 )
             recorded = given.find(f'metadata/{{{NAMESPACE}}}units')
-            if recorded is None:
-                return etree.tostring(root, encoding='unicode')
-            metadata = root.find('metadata')
-            if metadata is None:
-                metadata = etree.SubElement(root, 'metadata')
-            metadata.append(recorded)
+            if recorded is not None:
+                metadata = root.find('metadata')
+                if metadata is None:
+                    metadata = etree.SubElement(root, 'metadata')
+                metadata.append(recorded)
+            runs = domain._state != fakelibvirt.VIR_DOMAIN_SHUTOFF
+            for hostdev in root.findall("devices/hostdev[@type='mdev']"):
+                hostdev.set('managed', 'no')
+                if runs and mdev_of(hostdev) in domain.detached:
+                    hostdev.getparent().remove(hostdev)
             return etree.tostring(root, encoding='unicode')
 
+        def start_or_resume(domain: Any, flags: int) -> None:
+            if not domain.hasManagedSaveImage(0):
+                domain.detached.clear()
+            start(domain, flags)
+
+        def shut_down(domain: Any) -> None:
+            # A guest that obeys at once: nobody has to wait.
+            domain.destroy()
+
+        def save(domain: Any, flags: int) -> None:
+            domain.destroy()
+            domain._has_saved_state = True
+
+        for name, mended in (
+            ('XMLDesc', describe_whole),
+            ('createWithFlags', start_or_resume),
+            ('shutdown', shut_down),
+            ('managedSave', save),
+            ('attachDeviceFlags', attach_mdev),
+            ('detachDeviceFlags', detach_mdev),
+            ('migrateToURI3', self._migrate),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f'nova.tests.fixtures.libvirt.Domain.{name}', mended
+                )
+            )
+
+    def _migrate(
+        self, domain: Any, uri: str, params: dict[str, Any], flags: int
+    ) -> None:
+        """Move a running guest to another host of this process."""
+        name = str(urllib.parse.urlparse(uri).hostname)
+        xml = params['destination_xml']
+        self._check_devices(domain, self.hosts[name], xml)
+        target = self.computes[name].driver._host.get_connection()
+        target.defineXML(xml).create()
+        domain._connection._vms.pop(domain.name())
+        domain.destroy()
+        domain.complete_job()
+
+    def _check_devices(self, domain: Any, fake: FakeSysfs, xml: str) -> None:
+        """Refuse a migration as a real libvirt does."""
+        typed = {
+            function
+            for card in fake.vgpu_cards
+            for function, _ in fake.made(card)
+        }
+        for hostdev in etree.fromstring(xml).iterfind('devices/hostdev'):
+            if hostdev.get('type') == 'mdev':
+                mdev = mdev_of(hostdev)
+                if mdev in fake.mdevs:
+                    continue
+                reason = f'mediated device {mdev} not found'
+            else:
+                (function,) = oracle.devices_of_element(hostdev)
+                if function in typed:
+                    continue
+                reason = (
+                    'cannot migrate a domain with <hostdev '
+                    "mode='subsystem' type='pci'>"
+                )
+            domain.fail_job()
+            raise fakelibvirt.libvirtError(reason)
+
+    def _leave_disks_alone(self) -> None:
+        """Moving and making disks is not ours to test."""
+
+        def power_off(driver: Any, context: Any, instance: Any, *_: Any,
+                      **__: Any) -> str:  # fmt: skip
+            driver.power_off(instance)
+            return '{}'
+
+        def make_folder(driver: Any, context: Any, instance: Any, *_: Any,
+                        **__: Any) -> tuple[bool, bool]:  # fmt: skip
+            folder = libvirt_utils.get_instance_path(instance)
+            os.makedirs(folder, exist_ok=True)
+            return False, False
+
+        def snapshot(driver: Any, context: Any, instance: Any, image: str,
+                     update_task_state: Any) -> None:  # fmt: skip
+            update_task_state(task_state=task_states.IMAGE_PENDING_UPLOAD)
+            update_task_state(
+                task_state=task_states.IMAGE_UPLOADING,
+                expected_state=task_states.IMAGE_PENDING_UPLOAD,
+            )
+
+        for name, instead in (
+            ('migrate_disk_and_power_off', power_off),
+            ('_create_image', make_folder),
+            ('snapshot', snapshot),
+        ):
+            self.useFixture(
+                fixtures.MonkeyPatch(
+                    f'nova.virt.libvirt.driver.LibvirtDriver.{name}', instead
+                )
+            )
         self.useFixture(
             fixtures.MonkeyPatch(
-                'nova.tests.fixtures.libvirt.Domain.XMLDesc', with_metadata
+                'nova.virt.configdrive.ConfigDriveBuilder.make_drive',
+                lambda builder, path: None,
             )
         )
 
@@ -508,6 +658,59 @@ class GpuServersTest(nova_base.ServersTestBase):
             ).decode()
 
         self.assertEqual(canonical(expected), canonical(actual))
+
+    def gpu_state(self, host: str) -> oracle.HostState:
+        """All that is said of a host's GPUs, by whom it is said."""
+        root = self.compute_rp_uuids[host]
+        found = self.placement.get(
+            f'/resource_providers?in_tree={root}', version='1.36'
+        ).body['resource_providers']
+        allocations: dict[str, dict[str, dict[str, int]]] = {}
+        for provider in found:
+            if provider['uuid'] == root:
+                continue
+            url = f'/resource_providers/{provider["uuid"]}/allocations'
+            for consumer, record in (
+                self.placement.get(url).body['allocations'].items()
+            ):
+                by_provider = allocations.setdefault(consumer, {})
+                by_provider[provider['name']] = record['resources']
+        claims = self.computes[host].driver._gpus.view().claims
+        return oracle.HostState(
+            name=host,
+            fake=self.hosts[host],
+            guests={
+                domain.UUIDString(): oracle.devices_of(domain.XMLDesc(0))
+                for domain in self.domains(host)
+            },
+            claims={claim.consumer: claim.units for claim in claims},
+            allocations=allocations,
+        )
+
+    def assert_consistent(self) -> None:
+        """Guests, Placement, the cards and the trackers say the same.
+
+        Not for a moment in which something is under way.
+        """
+        differences = oracle.differences(
+            [self.gpu_state(name) for name in self.computes],
+            self.api.get_servers(),
+            self.api.get_migrations(),
+        )
+        self.assertEqual([], differences)
+
+    def assert_all_free(self) -> None:
+        """Nothing of any GPU is in use, and no profile is closed."""
+        self.assert_consistent()
+        for name, fake in self.hosts.items():
+            self.assertEqual({}, self.nonzero_usages(name))
+            made = {card: fake.made(card) for card in fake.vgpu_cards}
+            self.assertEqual({}, {k: v for k, v in made.items() if v})
+            for provider, inventory in self.providers_of(name).items():
+                reserved = {c: r['reserved'] for c, r in inventory.items()}
+                self.assertEqual(
+                    dict.fromkeys(reserved, 0), reserved, provider
+                )
 
     def assert_no_device_twice(self) -> None:
         """No two guests hold one device: the fake libvirt doesn't check."""
