@@ -2,14 +2,15 @@ PYTHON ?= python3
 VENV := .venv
 TOX := $(VENV)/bin/tox
 
-.PHONY: help setup demo test bench clean
+.PHONY: help setup demo test test-all bench clean
 
 help:
-	@echo 'make demo    show what nova-gpu does, on made-up hosts'
-	@echo 'make test    run the checks and every test; the last line counts'
-	@echo 'make bench   measure (needs libvirt-dev and a C compiler)'
-	@echo 'make clean   remove what these made'
-	@echo 'PYTHON=...   the Python to use; now $(PYTHON)'
+	@echo 'make demo      show what nova-gpu does, on made-up hosts'
+	@echo 'make test      run the checks and every test; the last line counts'
+	@echo 'make test-all  the same on every supported release of Nova'
+	@echo 'make bench     measure (needs libvirt-dev and a C compiler)'
+	@echo 'make clean     remove what these made'
+	@echo 'PYTHON=...     the Python to use; now $(PYTHON)'
 
 # Run a tox environment: telling what is installed the first time, only its
 # own output from then on.
@@ -28,6 +29,9 @@ demo: $(VENV)/ready
 test: setup
 	@tools/run-tests.sh
 
+test-all: setup $(VENV)/packages-nova29
+	@tools/run-tests.sh 29 31 33
+
 bench: $(VENV)/ready $(VENV)/packages-bench
 	$(call run,bench)
 
@@ -37,8 +41,8 @@ clean:
 	rm -f doc/source/_static/*.sample etc/nova-gpu/*.sample
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# New pins: new environments, since tox doesn't look into the file.
-$(VENV)/ready: constraints.txt
+# New pins: new environments, since tox doesn't look into the files.
+$(VENV)/ready: $(wildcard constraints*.txt)
 	@echo '== Python environment $(VENV), once'
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo '== Python 3.11 or newer is needed: make PYTHON=...'; false; }
