@@ -20,6 +20,7 @@ is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import logging
 import os
@@ -52,6 +53,8 @@ from nova_gpu.virt.driver import CONF, GpuLibvirtDriver
 from tests.fixtures.sysfs import FakeSysfs
 from tests.functional import oracle
 
+#: The release of Nova that the tests run on.
+NOVA_RELEASE = int(importlib.metadata.version('nova').partition('.')[0])
 #: What the API client raises; tests take it from here.
 ApiError = client.OpenStackApiException
 #: A volume with an image on it, and an image that servers don't have.
@@ -457,19 +460,26 @@ class GpuServersTest(nova_base.ServersTestBase):
         """
         fake = self.hosts[name]
 
-        def create(
-            driver: Any, parent: str, type_id: str, uuid: str | None = None
-        ) -> str:
+        def make(address: str, type_id: str, uuid: str | None = None) -> str:
             uuid = uuid or uuidutils.generate_uuid()
-            address = '{}:{}:{}.{}'.format(*parent[4:].split('_'))
             fake.create_mdev(address, type_id, uuid)
             return uuid
 
-        self.useFixture(
-            fixtures.MonkeyPatch(
-                'nova.virt.libvirt.driver.LibvirtDriver._create_mdev', create
-            )
-        )
+        def create(
+            driver: Any, parent: str, type_id: str, uuid: str | None = None
+        ) -> str:
+            address = '{}:{}:{}.{}'.format(*parent[4:].split('_'))
+            return make(address, type_id, uuid)
+
+        driver = 'nova.virt.libvirt.driver.LibvirtDriver'
+        patches = {f'{driver}._create_mdev': create}
+        if NOVA_RELEASE == 29:  # by sysfs, which it also reads
+            patches = {
+                'nova.privsep.libvirt.create_mdev': make,
+                f'{driver}._is_existing_mdev': lambda uuid: uuid in fake.mdevs,
+            }
+        for name, function in patches.items():
+            self.useFixture(fixtures.MonkeyPatch(name, function))
         listed = fakelibvirt.HostPCIDevicesInfo(
             num_pci=0, num_pfs=0, num_vfs=0, num_mdevcap=2
         )

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import fixtures
+import testtools
 
 from nova_gpu.mechanism.mdev import new_uuid
 from tests.fixtures import hosts
@@ -71,6 +72,11 @@ class RestartTest(base.GpuServersTest):
             inventory[T4_4Q]['total'], inventory[T4_4Q]['reserved']
         )
 
+    @testtools.skipIf(
+        base.NOVA_RELEASE == 29,
+        'Nova 29 itself parses the XML of all guests for their mediated '
+        'devices when it starts, and stops',
+    )
     def test_guest_whose_xml_does_not_parse(self) -> None:
         vgpu = self.boot(self.gpu_flavor(**{f'resources__{T4_8Q}': '1'}))
         whole = self.boot(self.gpu_flavor(**{f'resources__{A100}': '4'}))
