@@ -82,10 +82,11 @@ class ClaimsFile:
         """
         try:
             with open(self._path, encoding='utf-8') as file:
-                content = json.load(file)
+                text = file.read()
         except FileNotFoundError:
             return None
         try:
+            content = json.loads(text)
             if content['version'] != VERSION:
                 raise ValueError(f'version {content["version"]}')
             return Told(
