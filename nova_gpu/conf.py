@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from oslo_config import cfg
 
 from nova_gpu import claimsfile, putaside
@@ -178,7 +180,8 @@ Related options:
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register all options; done by who uses them, never on import."""
-    conf.register_group(GROUP)
+    # A copy: a group keeps the values that were set, of whichever conf.
+    conf.register_group(copy.deepcopy(GROUP))
     conf.register_opts([*COMPUTE_OPTS, *SCHEDULER_OPTS], group=GROUP)
 
 

@@ -309,6 +309,12 @@ class Tracker:
                             consumer,
                         )
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a unit, or may wait for a card of its own."""
+        with self._lock:
+            return not self._claims and not self._waiting
+
     def consumers(self) -> frozenset[str]:
         """Who holds units now."""
         with self._lock:

@@ -27,12 +27,12 @@ for release in "$@"; do
 done
 .venv/bin/tox run -e "$environments,pep8,docs" || status=1
 
-# What a release has results of. Up to Nova 31 there is eventlet only.
+# What a release has results of. The older ones run on eventlet only.
 repositories() {
     local suffix=
     [ "$1" -eq 34 ] || suffix=-nova$1
     echo "build/stestr/py3$suffix"
-    [ "$1" -lt 32 ] || echo "build/stestr/functional$suffix-threading"
+    [ "$1" -lt 34 ] || echo "build/stestr/functional$suffix-threading"
     echo "build/stestr/functional$suffix-eventlet"
 }
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import inspect
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import nova.conf
@@ -44,7 +45,7 @@ from nova_gpu.model.claim import Claim, Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import provider_uuid
-from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.sysfs.tree import Tree
@@ -56,6 +57,17 @@ LOG = logging.getLogger(__name__)
 
 #: What our resource classes begin with, unless a rule names others.
 OUR_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
+
+
+def _as_novas(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an override the signature that Nova's own method has.
+
+    What it passes on as it is differs between Nova's releases; who looks at
+    the signature, as autospec does, gets that of the release which runs.
+    """
+    novas = getattr(libvirt_driver.LibvirtDriver, method.__name__)
+    method.__signature__ = inspect.signature(novas)  # type: ignore[attr-defined]
+    return method
 
 
 class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
@@ -182,6 +194,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
     # A guest's life.
 
+    @_as_novas
     def spawn(
         self,
         context: Any,
@@ -211,6 +224,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 **kwargs,
             )
 
+    @_as_novas
     def rebuild(self, *args: Any, **kwargs: Any) -> None:
         """Note that a guest is made anew; Nova's own steps do the rest.
 
@@ -221,6 +235,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             self._gpu_rebuilt.add(kwargs['instance'].uuid)
         raise NotImplementedError()
 
+    @_as_novas
     def _hard_reboot(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
@@ -232,6 +247,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             super()._hard_reboot(context, instance, *args, **kwargs)
         self._gpus.settle(instance.uuid)
 
+    @_as_novas
     def cleanup(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
@@ -245,8 +261,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self._gpu_release(context, instance.uuid)
 
     # Moves. The migration's record holds the old allocation in Placement,
-    # so its UUID is the consumer of the old units here as well.
+    # so its UUID is the consumer of the old units here as well. While nobody
+    # holds a unit, nothing is read of it: Nova's own methods don't either.
 
+    @_as_novas
     def finish_migration(
         self,
         context: Any,
@@ -260,9 +278,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if _stays(migration):
+        if self._gpus.idle:
+            pass
+        elif _stays(migration):
             self._gpus.hand_over(instance.uuid, migration.uuid)
         else:
+            # What an attempt before left behind would be given twice.
             self._gpus.release(instance.uuid)
         try:
             with self._gpu_claim(context, instance, allocations) as left:
@@ -281,8 +302,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         except Exception:
             with excutils.save_and_reraise_exception():
                 # Nova gives the old allocation back to the instance.
-                self._gpus.hand_over(migration.uuid, instance.uuid)
+                if not self._gpus.idle:
+                    self._gpus.hand_over(migration.uuid, instance.uuid)
 
+    @_as_novas
     def finish_revert_migration(
         self,
         context: Any,
@@ -292,7 +315,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        self._gpus.hand_over(migration.uuid, instance.uuid)
+        if not self._gpus.idle:
+            self._gpus.hand_over(migration.uuid, instance.uuid)
         self._gpu_complete(context, instance)
         super().finish_revert_migration(
             context, instance, network_info, migration, *args, **kwargs
@@ -303,9 +327,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self, context: Any, migration: Any, instance: Any, network_info: Any
     ) -> None:
         super().confirm_migration(context, migration, instance, network_info)
-        self._gpu_release(
-            context, migration.uuid if _stays(migration) else instance.uuid
-        )
+        if not self._gpus.idle:
+            self._gpu_release(
+                context, migration.uuid if _stays(migration) else instance.uuid
+            )
 
     # Moves of a running guest.
 
@@ -319,6 +344,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             )
         super().suspend(context, instance)
 
+    @_as_novas
     def check_can_live_migrate_source(
         self,
         context: Any,
@@ -357,7 +383,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 migrate_data,
                 migration,
                 limits,
-                self._gpu_left(instance, left),
+                left,
             )
         except nova_exception.ComputeResourcesUnavailable as exc:
             raise nova_exception.MigrationPreCheckError(
@@ -391,6 +417,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             device_names,
         )
 
+    @_as_novas
     def post_live_migration_at_destination(
         self, context: Any, instance: Any, *args: Any, **kwargs: Any
     ) -> None:
@@ -407,34 +434,24 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> Iterator[dict[str, Any]]:
         """Hold an instance's units while its guest is made.
 
-        Gives the part of the allocations that is left to Nova, which makes
-        mediated devices for any class that it has, on whichever provider.
+        Gives the instance's allocations as they are then.
         """
         allocations = self._gpu_take(context, instance, allocations)
         try:
             self._gpu_check_all_there(instance)
-            yield self._gpu_left(instance, allocations)
+            yield allocations
         except Exception:
             with excutils.save_and_reraise_exception():
                 self._gpu_release(context, instance.uuid)
         self._gpus.settle(instance.uuid)
-
-    def _gpu_left(
-        self, instance: Any, allocations: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The part of an instance's allocations that isn't ours."""
-        node_uuid = self._host.get_node_uuid()
-        ours = {
-            provider_uuid(node_uuid, unit.pool)
-            for unit in self._gpus.units_of(instance.uuid)
-        }
-        return {k: v for k, v in allocations.items() if k not in ours}
 
     def _gpu_complete(self, context: Any, instance: Any) -> None:
         """Let an instance hold what it is allocated, no less and no more.
 
         :raises nova.exception.ComputeResourcesUnavailable: it can't be
         """
+        if not gpu_classes(instance.flavor.extra_specs):
+            return
         self._gpu_make_again(instance)
         if self._gpu_difference(instance):
             client = self.virtapi.reportclient
@@ -477,7 +494,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 )
 
     def _gpu_take(
-        self, context: Any, instance: Any, allocations: Any
+        self, context: Any, instance: Any, allocations: dict[str, Any]
     ) -> dict[str, Any]:
         """Claim what an instance is allocated and doesn't hold yet.
 
@@ -487,6 +504,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         :raises nova.exception.ComputeResourcesUnavailable: Nova tries
             another host
         """
+        if not gpu_classes(instance.flavor.extra_specs):
+            return allocations  # all of them are Nova's
         found: dict[str, Any] = dict(allocations or {})
         try:
             request = GpuRequest.parse(instance.flavor.extra_specs)
@@ -632,6 +651,19 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             ', '.join(str(h.function or h.mdev) for h in hostdevs),
             instance=instance,
         )
+
+    def _allocate_mdevs(self, allocations: Any) -> Any:
+        # Nova makes one for any class that it has, on whichever provider.
+        pools = self._gpus.view().pools if allocations else ()
+        if pools:
+            node_uuid = self._host.get_node_uuid()
+            ours = {provider_uuid(node_uuid, pool.key) for pool in pools}
+            allocations = {
+                provider: allocation
+                for provider, allocation in allocations.items()
+                if provider not in ours
+            }
+        return super()._allocate_mdevs(allocations)
 
     def _guest_add_mdevs(self, guest: Any, chosen_mdevs: Any) -> None:
         """Add Nova's own mediated devices.

@@ -117,6 +117,8 @@ DRIVER = (
     Seam(*_DRIVER, '_guest_add_pci_devices', 'guest, instance',
          'adds our devices: the one step of making a guest that is told the '
          'guest and the instance'),
+    Seam(*_DRIVER, '_allocate_mdevs', 'allocations',
+         'leaves out our providers, whose classes Nova may have as well'),
     Seam(*_DRIVER, '_guest_add_mdevs', 'guest, chosen_mdevs',
          'leaves out ours, which Nova found in the old guest'),
     Seam(*_DRIVER, '_host', None, 'the connection to libvirt'),

@@ -22,9 +22,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
 import threading
 import time
@@ -442,11 +444,30 @@ class GpuServersTest(nova_base.ServersTestBase):
             code = main.main([*args, '--root', str(self.hosts[name].root)])
         return code, out.getvalue(), err.getvalue()
 
+    def audit(self, name: str, *args: str) -> tuple[int, list[Any], str]:
+        """``nova-gpu audit`` on a host: code, differences, stderr."""
+        path = self.hosts[name].root / 'nova.conf'
+        path.write_text(
+            f'[placement]\nauth_type = admin_token\ntoken = admin\n'
+            f'endpoint = {self.placement.fixture.endpoint}\n'
+        )
+        # As libvirt does, which the fake doesn't.
+        folder = self.hosts[name].root / 'etc/libvirt/qemu'
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for domain in self.domains(name):
+            (folder / f'{domain.name()}.xml').write_text(domain.XMLDesc(0))
+        code, out, err = self.nova_gpu(
+            name, 'audit', '-f', 'json', '--config-file', str(path), *args
+        )
+        return code, json.loads(out or '[]'), err
+
     def _use_host(self, name: str) -> None:
         root = self.hosts[name].root
         self.flags(
             host_root=str(root),
             put_aside_dir=str(root / 'var/lib/nova/gpu/put-aside'),
+            claims_file=str(root / 'var/lib/nova/gpu/claims.json'),
             restore_timeout=self.RESTORE_TIMEOUT,
             group='gpu',
         )

@@ -27,10 +27,10 @@ import zipfile
 
 import fixtures
 import testtools
-from nova import monkey_patch
 
 from tests.fixtures import hosts, wheels
 from tests.fixtures.sysfs import FakeSysfs
+from tests.functional import base
 
 #: Nova's modules import libvirt before Nova's fake of it can be imported.
 LIBVIRT = """
@@ -45,7 +45,7 @@ FOUND = (
     r'\(NVIDIA A100 .*\): whole, pool '
 )
 #: Up to Nova 31 all of it runs on eventlet.
-HAS_THREADS = hasattr(monkey_patch, 'patch')
+HAS_THREADS = base.NOVA_RELEASE > 31
 #: How long a process that hangs may keep the tests.
 LIMIT_S = '240'
 
@@ -168,7 +168,10 @@ class LoadingTest(testtools.TestCase):
         wheels.link_nova(self.modules / 'nova')
         self.venv.install(wheels.build_wheel())
         self.venv.see_test_packages()
-        self.assertEqual('None', self._driver_module())
+        # Nova 29 has made nova.virt a namespace package: there it is found
+        # wherever it is.
+        if base.NOVA_RELEASE > 29:
+            self.assertEqual('None', self._driver_module())
         return self.venv.path / 'bin/nova-gpu-compute'
 
     @testtools.skipUnless(

@@ -46,6 +46,14 @@ class ConfTest(testtools.TestCase):
         self.assertEqual(100.0, self.conf.gpu.pack_weight_multiplier)
         self.assertEqual(100.0, self.conf.gpu.avoid_weight_multiplier)
 
+    def test_what_is_set_in_one_is_not_in_another(self) -> None:
+        other = cfg.ConfigOpts()
+        for each in (self.conf, other):
+            conf.register_opts(each)
+            each([])
+        self.conf.set_override('host_root', '/elsewhere', 'gpu')
+        self.assertEqual('/', other.gpu.host_root)
+
     def test_rules_keep_their_order_and_commas(self) -> None:
         first = '{"product_id": "2235", "profiles": ["A40-8Q", "A40-24Q"]}'
         second = '{"address": "0000:3b:00.0", "use": "ignore"}'

@@ -452,6 +452,15 @@ class HandOverTest(TrackerTest):
         self.tracker.hand_over(A, B)
         self.assertIsNone(self.tracker.claim_of(B))
 
+    def test_idle_while_nobody_holds_units(self) -> None:
+        self.assertTrue(self.tracker.idle)
+        self.claim(A, T4_POOL, T4_8Q)
+        self.assertFalse(self.tracker.idle)
+        self.tracker.hand_over(A, B)
+        self.assertFalse(self.tracker.idle)
+        self.tracker.release(B)
+        self.assertTrue(self.tracker.idle)
+
     def test_to_somebody_who_holds_units(self) -> None:
         self.claim(A, T4_POOL, T4_8Q)
         self.claim(B, WHOLE, A100, 2)
