@@ -12,9 +12,10 @@
 
 """A cloud in one process, with GPU hosts.
 
-The one file that imports ``nova.tests``, which is private to Nova. Nova's
-API, conductor, scheduler and computes are real, and so is Placement; libvirt
-is Nova's fake, the hosts are :class:`tests.fixtures.sysfs.FakeSysfs`.
+Besides :mod:`tests.upstream`, the one file that imports ``nova.tests``, which
+is private to Nova. Nova's API, conductor, scheduler and computes are real, and
+so is Placement; libvirt is Nova's fake, the hosts are
+:class:`tests.fixtures.sysfs.FakeSysfs`.
 """
 
 from __future__ import annotations
