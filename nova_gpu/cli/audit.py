@@ -29,6 +29,7 @@ from nova_gpu.cli.placement import allocated
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model.audit import CLEAN, Allocated, Difference, differences
 from nova_gpu.model.claim import ALLOCATED, Claim
+from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit
 
 LOG = logging.getLogger('nova_gpu.cli')
@@ -195,12 +196,15 @@ def _claims(found: survey.Survey) -> list[Claim]:
     return claims
 
 
-def _units(found: survey.Survey, guest: Any) -> tuple[Unit, ...]:
-    return tuple(
+def _units(found: survey.Survey, guest: GuestDevices) -> tuple[Unit, ...]:
+    """What a guest names, be it there or not."""
+    there = tuple(
         unit
         for mechanism in found.mechanisms.values()
         for unit in mechanism.held_by(guest, found.uses)
     )
+    known = {unit.device for unit in there}
+    return (*there, *(u for u in guest.units if u.device not in known))
 
 
 def _ours(found: survey.Survey) -> Iterable[tuple[str, str]]:
