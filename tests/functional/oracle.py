@@ -160,9 +160,15 @@ class _Judge:
         """
         holder = self._consumer(consumer)
         kept = Holder(holder.server, kept=True)
-        if holder not in self.allocated and kept in self.allocated:
+        if self._host_of(holder.server) != self.host.name and (
+            kept in self.allocated
+        ):
             return kept
         return holder
+
+    def _host_of(self, server: str) -> str | None:
+        found = self.servers.get(server, {}).get('OS-EXT-SRV-ATTR:host')
+        return None if found is None else str(found)
 
     # The four accounts.
 
@@ -180,11 +186,11 @@ class _Judge:
             elif not self._is_here(consumer):
                 yield (
                     f'Placement allocates to server {consumer}, which is on '
-                    f'{self.servers[consumer]["OS-EXT-SRV-ATTR:host"]}'
+                    f'{self._host_of(consumer)}'
                 )
 
     def _is_here(self, server: str) -> bool:
-        if self.servers[server]['OS-EXT-SRV-ATTR:host'] == self.host.name:
+        if self._host_of(server) == self.host.name:
             return True
         # A host that died keeps what a guest of it had until it is back.
         return any(
@@ -248,7 +254,7 @@ class _Judge:
             yield from self._flavor(server, allocated)
         for server in self.servers.values():
             if (
-                server['OS-EXT-SRV-ATTR:host'] == self.host.name
+                self._host_of(server['id']) == self.host.name
                 and Holder(server['id']) not in self.allocated
             ):
                 yield from self._flavor(server, collections.Counter())

@@ -19,9 +19,12 @@ import contextlib
 import importlib
 import io
 import itertools
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -292,3 +295,17 @@ class DocumentationTest(testtools.TestCase):
         makefile = (TOP / 'Makefile').read_text()
         for _, target, *_ in commands('make '):
             self.assertIn(f'\n{target}:', makefile)
+
+    def test_the_table_of_actions_is_that_of_the_tests(self) -> None:
+        # Another process: Nova's functional tests change this one's modules.
+        done = subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'tests.functional.actions_table',
+                '--check',
+            ],
+            cwd=TOP,
+            env={**os.environ, 'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true'},
+        )
+        self.assertEqual(0, done.returncode)
