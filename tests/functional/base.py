@@ -470,6 +470,7 @@ class GpuServersTest(nova_base.ServersTestBase):
             put_aside_dir=str(root / 'var/lib/nova/gpu/put-aside'),
             claims_file=str(root / 'var/lib/nova/gpu/claims.json'),
             restore_timeout=self.RESTORE_TIMEOUT,
+            audit_interval=0,
             group='gpu',
         )
 

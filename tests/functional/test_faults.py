@@ -50,7 +50,6 @@ class FaultsTest(base.GpuServersTest):
 
     def setUp(self) -> None:
         super().setUp()
-        self.flags(audit_interval=0, group='gpu')
         self.logs = self.useFixture(fixtures.FakeLogger())
         self.fake = self.new_host('gpu1')
         hosts.a100_board(self.fake)
@@ -280,16 +279,19 @@ class AwayTest(FaultsTest):
     def test_libvirt_goes_and_comes_back(self) -> None:
         server = self.boot(self.vgpus)
         host = self.computes['gpu1'].driver._host
+        connect = host.get_connection
 
         def gone(*args: Any, **kwargs: Any) -> Any:
             raise nova_exception.HypervisorUnavailable()
 
-        with fixtures.MonkeyPatch(
-            'nova.virt.libvirt.host.Host.get_connection', gone
-        ):
-            self._run_periodics(raise_on_error=False)
+        host.get_connection = gone
+        try:
+            self.assertRaises(
+                nova_exception.HypervisorUnavailable, self._run_periodics
+            )
             refused = self.boot(self.vgpus, state='ERROR')
-        self.assertIsNotNone(host.get_connection())
+        finally:
+            host.get_connection = connect
         self.assertEqual(
             sorted(self.guest_devices(server).mdevs), self.fake.mdevs
         )
@@ -322,7 +324,6 @@ class EvacuationTest(base.GpuServersTest):
 
     def setUp(self) -> None:
         super().setUp()
-        self.flags(audit_interval=0, group='gpu')
         for name in ('gpu1', 'gpu2'):
             hosts.four_t4(self.new_host(name))
             self.start_gpu_compute(name)
