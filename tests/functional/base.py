@@ -27,8 +27,11 @@ import json
 import logging
 import os
 import pathlib
+import pickle
 import shutil
+import sqlite3
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -39,13 +42,19 @@ from typing import Any
 import fixtures
 from lxml import etree
 from nova import context as nova_context
+from nova import objects
 from nova.compute import task_states
+from nova.db.api import api as api_db
+from nova.scheduler.client.report import SchedulerReportClient
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.fixtures import libvirt as fakelibvirt
+from nova.tests.fixtures.nova import DB_SCHEMA
 from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base as nova_base
 from nova.virt.libvirt import utils as libvirt_utils
 from oslo_utils import uuidutils
+from oslo_utils.fixture import uuidsentinel
+from placement import db_api as placement_db
 from sqlalchemy import pool
 
 from nova_gpu import conf as gpu_conf
@@ -403,22 +412,29 @@ class GpuServersTest(nova_base.ServersTestBase):
 
     def new_host(self, name: str) -> FakeSysfs:
         """An empty FakeSysfs that a compute of that name will have."""
-        root = self.useFixture(fixtures.TempDir()).path
+        root = self._host_root(name)
         fake = FakeSysfs(root)
         HOSTS[root] = self.hosts[name] = fake
         self.addCleanup(HOSTS.pop, root)
         return fake
 
+    def _host_root(self, name: str) -> str:
+        root: str = self.useFixture(fixtures.TempDir()).path
+        return root
+
     def start_gpu_compute(self, name: str, **kwargs: Any) -> Any:
         """Start nova-compute on the host made by :meth:`new_host`."""
         self._use_host(name)
         if 'host_info' not in kwargs and 'connection' not in kwargs:
-            kwargs['host_info'] = fakelibvirt.HostInfo(
-                cpu_nodes=self.NUMA_NODES, cpu_sockets=1, cpu_cores=3,
-                cpu_threads=2, kB_mem=256 * 1024 * 1024,
-            )  # fmt: skip
+            kwargs['host_info'] = self._host_info()
         self.start_compute(hostname=name, **kwargs)
         return self.computes[name]
+
+    def _host_info(self) -> Any:
+        return fakelibvirt.HostInfo(
+            cpu_nodes=self.NUMA_NODES, cpu_sockets=1, cpu_cores=3,
+            cpu_threads=2, kB_mem=256 * 1024 * 1024,
+        )  # fmt: skip
 
     def start_second_scheduler(self) -> None:
         """Start another nova-scheduler: requests go to both in turn."""
@@ -745,6 +761,36 @@ class GpuServersTest(nova_base.ServersTestBase):
                     dict.fromkeys(reserved, 0), reserved, provider
                 )
 
+    def remove_orphans(self) -> list[str]:
+        """Remove what is left of no server, as an operator does.
+
+        Nova frees what a migration was allocated when the migration is over:
+        never, if the server is deleted while it is reverted. A guest that
+        was defined on the host to which its server has not come yet stays.
+        A host forgets both when nova-compute starts. Returns the allocations
+        that aren't left by Nova: of GPUs, and of no CPUs.
+        """
+        servers = {server['id'] for server in self.api.get_servers()}
+        ours = []
+        for name, root in tuple(self.compute_rp_uuids.items()):
+            novas = self._get_allocations_by_provider_uuid(root)
+            orphans = self.gpu_state(name).allocations.keys() - servers
+            for consumer in orphans:
+                if consumer not in novas:
+                    ours.append(f'{name}: {consumer} is no server')
+                self.placement.delete(f'/allocations/{consumer}')
+            guests = [
+                domain
+                for domain in self.domains(name)
+                if domain.UUIDString() not in servers
+            ]
+            for domain in guests:
+                domain.destroy()
+                domain.undefine()
+            if orphans or guests:
+                self.restart_gpu_compute(name)
+        return ours
+
     def assert_no_device_twice(self) -> None:
         """No two guests hold one device: the fake libvirt doesn't check."""
         owners: dict[object, str] = {}
@@ -755,3 +801,187 @@ class GpuServersTest(nova_base.ServersTestBase):
                     key = (compute.host, device)
                     self.assertNotIn(key, owners, f'{device} given twice')
                     owners[key] = guest.name
+
+
+class WatchedHost:
+    """The effects of a FakeSysfs, each watched by the test."""
+
+    def __init__(self, test: StoredCloud, name: str, fake: FakeSysfs) -> None:
+        self._test = test
+        self._name = name
+        self._fake = fake
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._fake, name)
+        if name not in vars(Effects):
+            return real
+
+        def watched(*args: Any) -> Any:
+            with self._test.effect(name, self._name):
+                return real(*args)
+
+        return watched
+
+
+class StoredCloud(GpuServersTest):
+    """A cloud that another process can go on with.
+
+    What is not a nova-compute's is in a folder: hosts and instances' files
+    at all times, libvirt's domains, the databases and the images when they
+    are stored.
+
+    :param schemas: a file for the schemas of Nova's databases, which take
+        longer to find out than all else
+    """
+
+    def __init__(self, folder: pathlib.Path, schemas: pathlib.Path) -> None:
+        super().__init__('runTest')
+        self.folder = folder
+        self.schemas = schemas
+        self.connections: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {}
+
+    def runTest(self) -> None:
+        """Nothing: somebody else tells this cloud what to do."""
+
+    def setUp(self) -> None:
+        for name in ('tmp', 'instances'):
+            (self.folder / name).mkdir(exist_ok=True)
+        tempfile.tempdir = str(self.folder / 'tmp')
+        if (self.folder / 'world').exists():
+            self._stored = pickle.loads((self.folder / 'world').read_bytes())
+            # Nova's fixtures make up names of cells and nodes.
+            uuidsentinel._sentinels.update(self._stored['uuids'])
+        known = self.schemas.exists()
+        if known:
+            DB_SCHEMA.update(pickle.loads(self.schemas.read_bytes()))
+        super().setUp()
+        if not known:
+            self.schemas.write_bytes(pickle.dumps(dict(DB_SCHEMA)))
+        self.flags(instances_path=str(self.folder / 'instances'))
+        self._watch_effects()
+
+    def effect(
+        self, name: str, host: str
+    ) -> contextlib.AbstractContextManager[None]:
+        """What surrounds each change that a compute makes outside of it."""
+        return contextlib.nullcontext()
+
+    def _watch_effects(self) -> None:
+        for place, name, effect in (
+            ('Connection', 'defineXML', 'define the guest'),
+            ('Domain', 'createWithFlags', 'start the guest'),
+            ('Domain', 'destroy', 'stop the guest'),
+            ('Domain', 'undefine', 'undefine the guest'),
+        ):
+            self._watch(
+                getattr(fakelibvirt, place),
+                name,
+                effect,
+                lambda d: getattr(d, '_connection', d).hostname,
+            )
+        for name, effect in (
+            ('update_from_provider_tree', 'tell Placement'),
+            ('put_allocations', 'move the allocation'),
+        ):
+            self._watch(
+                SchedulerReportClient, name, effect, lambda client: CONF.host
+            )
+
+    def _watch(
+        self, owner: Any, name: str, effect: str, host: Callable[[Any], str]
+    ) -> None:
+        real = getattr(owner, name)
+        # What of Placement's changes is ours is told by who asks for it.
+        ours_only = owner is SchedulerReportClient
+
+        def watched(subject: Any, *args: Any, **kwargs: Any) -> Any:
+            caller = sys._getframe(1).f_globals['__name__']
+            if ours_only and not caller.startswith('nova_gpu.'):
+                return real(subject, *args, **kwargs)
+            with self.effect(effect, host(subject)):
+                return real(subject, *args, **kwargs)
+
+        self.useFixture(fixtures.MockPatchObject(owner, name, new=watched))
+
+    def _host_root(self, name: str) -> str:
+        return str(self.folder / 'hosts' / name)
+
+    def new_host(self, name: str) -> FakeSysfs:
+        fake = super().new_host(name)
+        HOSTS[str(fake.root)] = WatchedHost(self, name, fake)
+        return fake
+
+    def start_host(
+        self, name: str, domains: Sequence[tuple[str, bool]] = ()
+    ) -> None:
+        """Start nova-compute on a host where there are such domains."""
+        connection = self._get_connection(
+            host_info=self._host_info(), hostname=name
+        )
+        for xml, running in domains:
+            domain = connection.defineXML(xml)
+            if running:
+                domain.createWithFlags(0)
+        self.connections[name] = connection
+        self.start_gpu_compute(name, connection=connection)
+
+    def _setup_services(self) -> None:
+        if self._stored:
+            self._restore_databases()
+            self.glance.images.update(self._stored['images'])
+            mappings = objects.HostMappingList.get_all(
+                nova_context.get_admin_context()
+            )
+            self.host_mappings.update({m.host: m for m in mappings})
+        super()._setup_services()
+
+    def _databases(self) -> dict[str, Any]:
+        cells = nova_context.target_cell.__self__._ctxt_mgrs
+        return {
+            'api': api_db.get_engine(),
+            'placement': placement_db.get_placement_engine(),
+            **{name: c.writer.get_engine() for name, c in cells.items()},
+        }
+
+    def _restore_databases(self) -> None:
+        for name, engine in self._databases().items():
+            connection = engine.raw_connection()
+            with contextlib.closing(
+                sqlite3.connect(self.folder / f'{name}.sqlite')
+            ) as stored:
+                stored.backup(connection.driver_connection)
+            connection.close()
+
+    def store(self) -> None:
+        """Store what outlives all computes of this process."""
+        for name, engine in self._databases().items():
+            connection = engine.raw_connection()
+            with contextlib.closing(
+                sqlite3.connect(self.folder / f'{name}.sqlite')
+            ) as stored:
+                connection.driver_connection.backup(stored)
+            connection.close()
+        world = {
+            'uuids': uuidsentinel._sentinels,
+            'images': self.glance.images,
+            'domains': {
+                name: [
+                    (domain.XMLDesc(0), bool(domain.isActive()))
+                    for domain in connection._vms.values()
+                ]
+                for name, connection in self.connections.items()
+            },
+        }
+        (self.folder / 'world').write_bytes(pickle.dumps(world))
+
+    def start_again(self) -> None:
+        """Start the computes of the process before; their guests ran on."""
+        domains = self._stored['domains']
+        services = {
+            s['host']: s for s in self.api.get_services(binary='nova-compute')
+        }
+        for name in sorted(domains, key=lambda n: services[n]['forced_down']):
+            self.new_host(name)
+            self.api.put_service(services[name]['id'], {'forced_down': False})
+            self.start_host(name, domains[name])
