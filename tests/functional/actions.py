@@ -387,8 +387,9 @@ def _built(test: Any, server_id: str) -> Server:
         found: Server = test.api.get_server(server_id)
         if found['status'] == 'BUILD' or found['OS-EXT-STS:task_state']:
             return None
-        if found['status'] == 'ERROR' and 'fault' not in found:
-            return None
+        if found['status'] == 'ERROR':
+            # Nova doesn't finish the events of a build that was rescheduled.
+            return found if 'fault' in found else None
         events = _events(test, found, set())
         if any(e['finish_time'] is None for e in events):
             return None

@@ -317,7 +317,12 @@ class GpuServersTest(nova_base.ServersTestBase):
             domain.destroy()
             domain._has_saved_state = True
 
+        def forget(domain: Any, flags: int = 0) -> None:
+            # Undefining a guest calls it without flags.
+            domain._has_saved_state = False
+
         for name, mended in (
+            ('managedSaveRemove', forget),
             ('XMLDesc', describe_whole),
             ('createWithFlags', start_or_resume),
             ('shutdown', shut_down),
@@ -461,7 +466,7 @@ class GpuServersTest(nova_base.ServersTestBase):
             code = main.main([*args, '--root', str(self.hosts[name].root)])
         return code, out.getvalue(), err.getvalue()
 
-    def audit(self, name: str, *args: str) -> tuple[int, list[Any], str]:
+    def run_audit(self, name: str, *args: str) -> tuple[int, list[Any], str]:
         """``nova-gpu audit`` on a host: code, differences, stderr."""
         path = self.hosts[name].root / 'nova.conf'
         path.write_text(

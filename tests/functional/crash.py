@@ -37,7 +37,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tests.functional import actions, base, oracle
@@ -61,6 +61,10 @@ _FORGIVEN = re.compile(
     r'.*server \S+ has no domain and nothing$'
     r')'
 )
+
+
+#: The same in the words of ``nova-gpu audit``.
+ALLOCATIONS = ('allocated and not held', 'held without an allocation')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +166,7 @@ class Cloud(base.StoredCloud):
         self.start_again()
         self._run_periodics()
         wrong = {'after the restart': self._differences(forgive=True)}
+        wrong['by nova-gpu audit'] = self._audited(ALLOCATIONS)
         seen = [
             (s['status'], s['OS-EXT-STS:task_state'])
             for s in self.api.get_servers()
@@ -178,7 +183,17 @@ class Cloud(base.StoredCloud):
             self.assert_all_free()
         except Exception as exc:
             wrong['after the deletion'].append(str(exc))
+        wrong['by nova-gpu audit, in the end'] = self._audited()
         return {'wrong': wrong, 'seen': seen}
+
+    def _audited(self, forgiven: Collection[str] = ()) -> list[str]:
+        """What the operator's own tool finds."""
+        return [
+            f'{name}: {found["Problem"]} {found["Device"]}'
+            for name in self.computes
+            for found in self.run_audit(name)[1]
+            if found['Problem'] not in forgiven
+        ]
 
     def _mend(self) -> list[str]:
         """Do what an operator does with a server that isn't well."""

@@ -77,12 +77,12 @@ class FaultsTest(base.GpuServersTest):
 
     def assert_audited(self) -> None:
         """The audit, with Placement and nova-compute, finds nothing."""
-        code, found, err = self.audit('gpu1')
+        code, found, err = self.run_audit('gpu1')
         self.assertEqual((0, []), (code, found), err)
         self.assertNotIn('warning', err)
 
     def assert_problems(self, *problems: str) -> None:
-        code, found, err = self.audit('gpu1')
+        code, found, err = self.run_audit('gpu1')
         self.assertEqual(set(problems), {d['Problem'] for d in found}, err)
         self.assertEqual(1, code)
 
@@ -225,7 +225,7 @@ class BehindNovasBackTest(FaultsTest):
         (mdev,) = self.fake.mdevs
         actions.stop(self, server)
         self.fake.remove_mdev(mdev)
-        code, left, err = self.audit('gpu1', '--repair')
+        code, left, err = self.run_audit('gpu1', '--repair')
         self.assertEqual((0, []), (code, left), err)
         self.assertIn(f'vGPU gone {mdev}: done (make it again)', err)
 
@@ -346,4 +346,4 @@ class EvacuationTest(base.GpuServersTest):
         self.assertEqual([], self.domains(source))
         self.assert_consistent()
         for name in (source, target):
-            self.assertEqual((0, []), self.audit(name)[:2])
+            self.assertEqual((0, []), self.run_audit(name)[:2])

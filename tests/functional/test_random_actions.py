@@ -98,7 +98,7 @@ class RandomActionsTest(base.GpuServersTest):
         self.settle()
         self.assert_all_free()
         for name in HOSTS:
-            self.assertEqual((0, []), self.audit(name)[:2])
+            self.assertEqual((0, []), self.run_audit(name)[:2])
 
     # What users do.
 
