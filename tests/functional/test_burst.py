@@ -52,6 +52,7 @@ class BurstTest(base.GpuServersTest):
     """Two hosts of four A40 each, asked from all sides at once."""
 
     CAST_AS_CALL = False
+    TIMEOUT_SCALING_FACTOR = 3
 
     def setUp(self) -> None:
         super().setUp()

@@ -36,7 +36,7 @@ from tests.functional import actions, base
 from tests.functional.test_actions import VERSIONS
 from tests.functional.test_boot import A100, T4_4Q, T4_8Q
 
-COUNT = int(os.environ.get('NOVA_GPU_ACTIONS', '60'))
+COUNT = int(os.environ.get('NOVA_GPU_ACTIONS', '50'))
 SEED = int(os.environ.get('NOVA_GPU_SEED', '20260401'))
 SERVERS = 20
 HOSTS = ('gpu1', 'gpu2')
@@ -53,6 +53,7 @@ class RandomActionsTest(base.GpuServersTest):
 
     # Builds run at once, and what fails later is no error of the API.
     CAST_AS_CALL = False
+    TIMEOUT_SCALING_FACTOR = 20
 
     def setUp(self) -> None:
         self.flags(
