@@ -61,6 +61,8 @@ class RandomActionsTest(base.GpuServersTest):
             shelved_offload_time=-1,
             resume_guests_state_on_host_boot=True,
         )
+        # A guest that doesn't obey is made again: nobody has to wait.
+        self.flags(wait_soft_reboot_seconds=1, group='libvirt')
         super().setUp()
         self.logs = self.useFixture(fixtures.FakeLogger(level=logging.WARNING))
         self.random = random.Random(SEED)
