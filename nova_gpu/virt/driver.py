@@ -170,11 +170,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
         data: dict[str, Any] = super().get_available_resource(nodename)
-        if (
-            0
-            <= CONF.gpu.audit_interval
-            <= time.monotonic() - self._gpu_audited
-        ):
+        interval = CONF.gpu.audit_interval
+        if 0 <= interval <= time.monotonic() - self._gpu_audited:
             self._gpu_reconcile()
         stats = data.setdefault('stats', {})
         found = self._gpus.map(self._gpus.view(), len(self.list_instances()))
@@ -386,6 +383,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 left,
             )
         except nova_exception.ComputeResourcesUnavailable as exc:
+            self._gpu_release(ctxt, instance.uuid)
             raise nova_exception.MigrationPreCheckError(
                 reason=exc.format_message()
             ) from exc
@@ -438,7 +436,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         """
         allocations = self._gpu_take(context, instance, allocations)
         try:
-            self._gpu_check_all_there(instance)
+            self._gpu_check_all_there(instance, allocations)
             yield allocations
         except Exception:
             with excutils.save_and_reraise_exception():
@@ -456,9 +454,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         if self._gpu_difference(instance):
             client = self.virtapi.reportclient
             found = client.get_allocations_for_consumer(context, instance.uuid)
-            self._gpus.trim(instance.uuid, self._gpu_wants(found))
+            with _unavailable():
+                self._gpus.trim(instance.uuid, self._gpu_wants(found))
             self._gpu_take(context, instance, found)
-            self._gpu_check_all_there(instance)
+            self._gpu_check_all_there(instance, found)
 
     def _gpu_difference(self, instance: Any) -> dict[str, tuple[int, int]]:
         """The classes of which an instance holds other than its flavor says.
@@ -480,17 +479,20 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             if request.resources.get(name, 0) != held[name]
         }
 
-    def _gpu_check_all_there(self, instance: Any) -> None:
+    def _gpu_check_all_there(self, instance: Any, allocations: Any) -> None:
         """No guest starts with fewer GPUs than its flavor says.
 
         :raises nova.exception.ComputeResourcesUnavailable: it would
         """
         for name, (wanted, held) in self._gpu_difference(instance).items():
-            if held < wanted:
+            # An operator may have given the node itself such a class.
+            root = allocations.get(self._host.get_node_uuid(), {})
+            given = root.get('resources', {}).get(name, 0)
+            if held + given < wanted:
                 raise nova_exception.ComputeResourcesUnavailable(
                     reason=f'flavor {instance.flavor.name} asks for {wanted} '
                     f'{name}, and the allocation of instance '
-                    f'{instance.uuid} on this host has {held}'
+                    f'{instance.uuid} on this host has {held + given}'
                 )
 
     def _gpu_take(
@@ -524,12 +526,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         return found
 
     def _gpu_make_again(self, instance: Any) -> None:
-        try:
+        with _unavailable():
             self._gpus.make_again(instance.uuid)
-        except exception.GpuError as exc:
-            raise nova_exception.ComputeResourcesUnavailable(
-                reason=str(exc)
-            ) from exc
 
     def _gpu_claim_somewhere(
         self,
@@ -676,6 +674,17 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             guest,
             [u for u in chosen_mdevs if u not in added and not is_ours(u)],
         )
+
+
+@contextlib.contextmanager
+def _unavailable() -> Iterator[None]:
+    """Tell Nova that this host can't give what an instance needs."""
+    try:
+        yield
+    except exception.GpuError as exc:
+        raise nova_exception.ComputeResourcesUnavailable(
+            reason=str(exc)
+        ) from exc
 
 
 def _stays(migration: Any) -> bool:
