@@ -31,7 +31,7 @@ from lxml import etree
 
 from nova_gpu.cli import main as cli
 from tests.fixtures import hosts
-from tests.functional import base
+from tests.functional import actions, base
 
 LOG_FILE = pathlib.Path('build/demo.log')
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
@@ -69,6 +69,8 @@ class Demo(base.GpuServersTest):
         self.delete_and_reuse()
         self.restart()
         self.vendor_vfio()
+        self.resize()
+        self.audit()
         say(f'\nAll of it checked. What the services logged: {LOG_FILE}')
 
     def find_cards(self) -> None:
@@ -104,6 +106,7 @@ class Demo(base.GpuServersTest):
             ('gpu.8', {f'resources:{A100}': '8'}),
             ('vgpu.8q', {f'resources:{T4_8Q}': '1', 'gpu:display': 'on'}),
             ('vgpu.4q', {f'resources:{T4_4Q}': '1'}),
+            ('plain', {}),
             *(
                 (f'a10.{size}', {f'resources:{A10}_{size.upper()}': '1'})
                 for size in ('8q', '12q', '24q')
@@ -132,7 +135,8 @@ class Demo(base.GpuServersTest):
         devices = self.guest_devices(server)
         names = sorted(map(str, devices.functions)) + sorted(devices.mdevs)
         host = server['OS-EXT-SRV-ATTR:host']
-        say(f'  {flavor:8} ACTIVE on {host}: {names[0]}')
+        first = names[0] if names else 'no GPU'
+        say(f'  {flavor:8} ACTIVE on {host}: {first}')
         for name in names[1:]:
             say(f'{"":29}{name}')
         self.assert_no_device_twice()
@@ -236,10 +240,32 @@ class Demo(base.GpuServersTest):
             self._delete_server(server)
         self.assert_types(card, [])
         self.assert_profiles(card, '8Q 0/3, 12Q 0/2, 24Q 0/1')
-        for _ in range(3):
-            self.create('a10.8q')
+        self.small = [self.create('a10.8q') for _ in range(3)]
         self.assert_types(card, ['595'] * 3)
         self.assert_profiles(card, '8Q 0/3, 12Q 2/2, 24Q 1/1')
+
+    def resize(self) -> None:
+        self.title('A server that exists is given a GPU, by a resize')
+        self._delete_server(self.small.pop())
+        server = self.create('plain')
+        self.flags(allow_resize_to_same_host=True)
+        server = actions.resize(self, server, self.flavors['a10.8q'])
+        say('  resized to a10.8q, not yet confirmed')
+        name = server['OS-EXT-SRV-ATTR:host']
+        self.restart_gpu_compute(name)
+        say(f'  nova-compute is restarted on {name}')
+        server = actions.confirm(self, server)
+        (device,) = self.guest_devices(server).functions
+        say(f'  confirmed: {server["status"]} on {name}: {device}')
+        self.assert_consistent()
+
+    def audit(self) -> None:
+        self.title('Guests, GPUs, nova-compute and Placement agree')
+        for name in self.hosts:
+            code, found, _ = self.run_audit(name)
+            self.assertEqual((0, []), (code, found))
+            say(f'$ nova-gpu audit --root {name} --config-file nova.conf')
+            say('  no difference')
 
     def managed(self, server: Any) -> str | None:
         (text,) = self.hostdevs(server)
