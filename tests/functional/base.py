@@ -239,9 +239,9 @@ class GpuServersTest(nova_base.ServersTestBase):
             )
         )
         super().setUp()
-        if not self.CAST_AS_CALL:
-            cells = nova_context.target_cell.__self__
-            cells._cell_lock = ReadersFirstLock()
+        # Services have several threads, even if a cast waits for its end.
+        cells = nova_context.target_cell.__self__
+        cells._cell_lock = ReadersFirstLock()
         self.hosts: dict[str, FakeSysfs] = {}
         #: Every domain definition that libvirt was given, by domain name.
         self.defined: dict[str, str] = {}
