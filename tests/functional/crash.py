@@ -338,11 +338,14 @@ def chosen(moments: Sequence[str], *, everything: bool) -> list[int]:
     """The moments at which to kill: the first, and after each effect.
 
     Between one effect and the next a compute only changes Nova's database.
+    The second of the same effects, marked as ``(2)``, is left out.
     """
     return [
         number
         for number, moment in enumerate(moments)
-        if everything or not number or moment.startswith('after')
+        if everything
+        or not number
+        or (moment.startswith('after') and not moment.endswith(')'))
     ]
 
 
