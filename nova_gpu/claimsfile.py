@@ -61,10 +61,13 @@ class ClaimsFile:
         if self._lock is None:
             # Held until this process ends, however that happens.
             self._lock = os.open(
-                f'{self._path}.lock', os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+                f'{self._path}.lock',
+                os.O_CREAT | os.O_RDWR | os.O_CLOEXEC,
+                mode=0o644,
             )
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Each time: who reads holds it for a moment.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         content = {
             'version': VERSION,
             'node': node,
@@ -91,7 +94,7 @@ class ClaimsFile:
                 raise ValueError(f'version {content["version"]}')
             return Told(
                 node=content['node'],
-                running=self._is_locked(),
+                running=self.running(),
                 claims=tuple(map(_claim, content['claims'])),
             )
         except (KeyError, TypeError, ValueError) as exc:
@@ -99,7 +102,8 @@ class ClaimsFile:
                 f'{self._path} is not of this release: {exc}'
             ) from exc
 
-    def _is_locked(self) -> bool:
+    def running(self) -> bool:
+        """Whether the process that writes the file runs."""
         try:
             lock = os.open(f'{self._path}.lock', os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

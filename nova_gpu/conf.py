@@ -105,7 +105,8 @@ nova-compute compares when it starts, and then with the first periodic update
 after so many seconds: it reads the XML of all guests and asks Placement once
 for each of the host's providers of GPUs. What guests hold without an
 allocation is reserved, so that nobody is promised it; what was claimed for a
-guest that never came is given back. 0 compares with every periodic update, -1
+guest that never came is given back, if two comparisons in a row find it so.
+vGPUs that nobody holds are removed. 0 compares with every periodic update, -1
 only at start. ``nova-gpu audit`` compares at any time.
 """,
     ),

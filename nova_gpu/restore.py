@@ -73,7 +73,7 @@ class Restorer:
         is no reason not to start.
         """
         guests = tuple(guests)
-        held = {str(f) for guest in guests for f in guest.functions}
+        held = {device for guest in guests for device in guest.devices}
         # What moves have kept comes last: if such is over, another guest may
         # have its place.
         keepers = [keeper for guest in guests for keeper in guest.keepers()]
@@ -127,8 +127,8 @@ class Restorer:
     ) -> list[str]:
         """Enable virtual functions; returns what has to be waited for.
 
-        :param held: the functions that guests name: a card among them is a
-            guest's as a whole
+        :param held: what guests name: a card among it is a guest's as a
+            whole
         """
         owned = self._owned(snapshot)
         late = []

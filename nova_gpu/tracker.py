@@ -96,6 +96,8 @@ class Tracker:
         # Guests that name functions which were no cards at the rebuild: a
         # card that comes back is theirs.
         self._waiting: dict[str, GuestDevices] = {}
+        # What a comparison found that nobody should hold.
+        self._doubted: dict[str, frozenset[str]] = {}
         self._kept: set[str] = set()
         self._told: frozenset[str] = frozenset()
         # Reentrant, since an undo runs inside of what it undoes. Nova
@@ -230,7 +232,10 @@ class Tracker:
                 )
             waiting = self._waiting.pop(consumer, None)
             if waiting is not None:
-                self._waiting[other] = waiting
+                keeper = None if waiting.keeper == other else consumer
+                self._waiting[other] = dataclasses.replace(
+                    waiting, keeper=keeper
+                )
 
     def kept_for(self, guest: str) -> dict[str, tuple[Unit, ...]]:
         """What a guest's metadata records for others, by consumer."""
@@ -255,14 +260,19 @@ class Tracker:
     def reconcile(
         self,
         known: Collection[str],
-        allocated: Mapping[str, Mapping[tuple[str, str], int]] | None,
+        allocated: audit.Allocated | None,
         guests: Callable[[], Iterable[GuestDevices]],
+        *,
+        at_start: bool = False,
     ) -> None:
         """Take note of what others have changed, unseen.
 
         Guests that were defined by hand hold their devices, and no longer
-        once they have gone. What Placement counts for nobody is reserved, so
-        that nobody is promised it, or given back if no guest came of it.
+        once they have gone; units of nobody are removed. What Placement
+        counts for nobody is reserved, so that nobody is promised it, or
+        given back if no guest came of it. A claim and its allocation don't
+        change at one moment: so what nobody should hold is only given back
+        if the comparison before found the same, or none goes on ``at_start``.
 
         :param known: who held units before Placement was asked
         :param allocated: what it said; None if it could not be asked
@@ -272,42 +282,36 @@ class Tracker:
         with self._changing():
             found = tuple(guests())
             self._note(found)
+            if not at_start:  # a rebuild has done it
+                self._drop_leaks(found)
             if allocated is None:
                 return
+            doubted = self._doubted
+            self._doubted = {}
             defined = {g.uuid or g.name for g in found}
-            judged, _ = audit.balance(self._claims.values(), allocated)
+            verdicts = audit.judge(self._claims.values(), allocated, defined)
             for consumer in known:
                 claim = self._claims.get(consumer)
                 if claim is None:
                     continue
-                devices = judged[consumer]
-                units = [u for u in claim.units if u.device in devices]
-                if units and (claim.guest or consumer) not in defined:
+                verdict = verdicts[consumer]
+                sure = verdict.devices
+                if not at_start:
+                    sure &= doubted.get(consumer, frozenset())
+                if verdict.reason and sure:
                     LOG.warning(
-                        'Giving back what instance %s holds: it has no '
-                        'allocation in Placement, and no guest',
-                        consumer,
+                        'Giving back what %s holds: %s',
+                        _described(claim),
+                        verdict.reason,
                     )
-                    self._give_back(claim, units)
-                elif units and claim.guest is not None:
-                    LOG.warning(
-                        'Giving back what was kept for move %s of instance '
-                        '%s: it is over',
-                        consumer,
-                        claim.guest,
+                    self._give_back(
+                        claim, [u for u in claim.units if u.device in sure]
                     )
-                    self._give_back(claim, units)
-                elif devices != claim.uncounted:
-                    self._claims[consumer] = dataclasses.replace(
-                        claim, uncounted=devices
-                    )
-                    if devices:
-                        LOG.warning(
-                            'Reserving %s: instance %s holds it without an '
-                            'allocation in Placement',
-                            ', '.join(sorted(devices)),
-                            consumer,
-                        )
+                    continue
+                if verdict.reason:
+                    self._doubted[consumer] = verdict.devices
+                if claim.state != CLAIMED:
+                    self._reserve(claim, verdict.devices)
 
     @property
     def idle(self) -> bool:
@@ -351,24 +355,16 @@ class Tracker:
         guests = tuple(guests)
         with self._changing():
             self._claims = {}
-            self._waiting = {g.uuid or g.name: g for g in guests}
-            # After the guests: what they name themselves is theirs.
-            for guest in guests:
-                for keeper in guest.keepers():
-                    self._waiting[str(keeper.uuid)] = keeper
+            self._doubted = {}
+            self._waiting = {}
+            # Last, what is kept: what guests name themselves is theirs.
+            for guest in (*guests, *(k for g in guests for k in g.keepers())):
+                self._wait(guest)
             snapshot = self._read()
             self._report_lost(guests, snapshot)
             self._adopt(snapshot)
             self._report_doubles()
-            unreadable = [g.name for g in guests if not g.readable]
-            if unreadable:
-                LOG.warning(
-                    'The XML of guests %s does not parse: no unused mediated '
-                    'device is removed now, one of them may hold it',
-                    ', '.join(unreadable),
-                )
-            else:
-                self._drop_leaks(snapshot)
+            self._drop_leaks(guests)
             return self._look(self._read())
 
     def units_of(self, consumer: str) -> tuple[Unit, ...]:
@@ -434,6 +430,11 @@ class Tracker:
 
     # Everything below runs under the lock.
 
+    def _wait(self, guest: GuestDevices) -> None:
+        """Let a guest have what it names as soon as it is there."""
+        if guest.functions or guest.mdevs:
+            self._waiting[guest.uuid or guest.name] = guest
+
     def _note(self, guests: Iterable[GuestDevices]) -> None:
         """Adopt guests that nobody told of, and forget those that went."""
         defined = set()
@@ -441,7 +442,7 @@ class Tracker:
             consumer = guest.uuid or guest.name
             defined.add(consumer)
             if consumer not in self._claims:
-                self._waiting[consumer] = guest
+                self._wait(guest)
         for consumer, claim in tuple(self._claims.items()):
             foreign = not any(unit.allocated for unit in claim.units)
             if foreign and not claim.stuck and consumer not in defined:
@@ -449,6 +450,20 @@ class Tracker:
                 del self._claims[consumer]
                 LOG.info('Guest %s, not of Nova, has gone', consumer)
         self._adopt(self._read())
+
+    def _reserve(self, claim: Claim, devices: frozenset[str]) -> None:
+        """Promise to nobody what Placement counts for nobody."""
+        if devices == claim.uncounted:
+            return
+        self._claims[claim.consumer] = dataclasses.replace(
+            claim, uncounted=devices
+        )
+        if devices:
+            LOG.warning(
+                'Reserving %s: %s holds it without an allocation in Placement',
+                ', '.join(sorted(devices)),
+                _described(claim),
+            )
 
     def _uses(self, snapshot: Snapshot) -> tuple[Use, ...]:
         held: dict[Address, list[Unit]] = {}
@@ -648,9 +663,12 @@ class Tracker:
             if not guest.mdevs and guest.functions.isdisjoint(present):
                 continue
             # Mediated devices don't come back with their card.
-            self._waiting[consumer] = dataclasses.replace(
-                guest, functions=guest.functions - present, mdevs=frozenset()
-            )
+            if absent := guest.functions - present:
+                self._waiting[consumer] = dataclasses.replace(
+                    guest, functions=absent, mdevs=frozenset()
+                )
+            else:
+                del self._waiting[consumer]
             uses = self._ours(snapshot)
             units = tuple(
                 unit
@@ -701,7 +719,21 @@ class Tracker:
                         claim.consumer,
                     )
 
-    def _drop_leaks(self, snapshot: Snapshot) -> None:
+    def _drop_leaks(self, guests: Iterable[GuestDevices]) -> None:
+        """Clean units that we made and that nobody holds.
+
+        None if a guest's XML can't be read: it may be the one that holds
+        them.
+        """
+        unreadable = [g.name for g in guests if not g.readable]
+        if unreadable:
+            LOG.warning(
+                'The XML of guests %s does not parse: no unused vGPU is '
+                'removed now, one of them may hold it',
+                ', '.join(unreadable),
+            )
+            return
+        snapshot = self._read()
         uses = self._ours(snapshot)
         aside = self._cleaner.aside()
         held = [u for c in self._claims.values() for u in c.units]
@@ -720,6 +752,12 @@ class Tracker:
                 )
             stuck = self._cleaner.clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))
+
+
+def _described(claim: Claim) -> str:
+    if claim.guest is None:
+        return f'instance {claim.consumer}'
+    return f'move {claim.consumer} of instance {claim.guest}'
 
 
 def _tell(what: str, unit: Unit, consumer: str) -> None:

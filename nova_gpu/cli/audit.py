@@ -44,9 +44,9 @@ class Audit(lister.Lister):
     """Compare guests, GPUs, nova-compute and Placement, and list differences.
 
     Exits with 0 if there are none, with 1 if some are left, and with 2 if
-    the host, nova-compute or Placement could not be looked at. Placement is
-    asked if --config-file names a nova.conf with its section [placement].
-    Run it as root, on a compute node.
+    nova-compute doesn't run, or the host, a guest or Placement could not be
+    looked at. Placement is asked if --config-file names a nova.conf with its
+    section [placement]. Run it as root, on a compute node.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -55,9 +55,9 @@ class Audit(lister.Lister):
             '--repair',
             action='store_true',
             help=(
-                'mend what is safe: destroy vGPUs without a guest, make '
-                "again those that guests' definitions name; what is left is "
-                'listed'
+                "mend what is safe: make again vGPUs that guests' "
+                'definitions name, and, while nova-compute does not run, '
+                'destroy those without a guest; what is left is listed'
             ),
         )
         survey.add_arguments(parser)
@@ -70,7 +70,12 @@ class Audit(lister.Lister):
     def run(self, parsed_args: argparse.Namespace) -> int:
         self.left: list[Difference] = []
         self.unseen = False
-        super().run(parsed_args)
+        try:
+            super().run(parsed_args)
+        except exception.GpuError as exc:
+            # Cliff would exit with 1, as if there were differences.
+            LOG.error('%s', exc)
+            self.unseen = True
         if self.unseen:
             return 2
         return 1 if self.left else 0
@@ -99,14 +104,22 @@ class Audit(lister.Lister):
             if quiet:  # the same words as the first time
                 LOG.setLevel(logging.CRITICAL)
             found = survey.survey(args)
+            if not found.all_guests_read:
+                self.unseen = True
+                LOG.warning(
+                    'not all guests of this host could be read: what they '
+                    'hold is not known'
+                )
             told = self._told(found)
             counted = self._counted(args, told)
         finally:
             LOG.setLevel(level)
+        # Without its settings nobody knows which cards Nova hands out.
+        sure = bool(args.config_file) and not found.nova_owns
         return found, differences(
             found.guests,
-            _claims(found),
-            dict(_ours(found)),
+            _claims(found, sure),
+            dict(_ours(found, sure)),
             _devices(found),
             counted,
             told.claims if told and told.running else None,
@@ -116,10 +129,11 @@ class Audit(lister.Lister):
         try:
             told = found.claims.read()
         except (OSError, ValueError) as exc:
-            LOG.warning('what nova-compute holds is not known: %s', exc)
             self.unseen = True
+            LOG.warning('what nova-compute holds is not known: %s', exc)
             return None
         if told is None or not told.running:
+            self.unseen = True
             LOG.warning(
                 'nova-compute with nova-gpu does not run on this host: what '
                 'it holds is not compared'
@@ -137,6 +151,7 @@ class Audit(lister.Lister):
                 'nova-compute has never told the UUID of this host: '
                 'Placement is not compared'
             )
+            self.unseen = True
             return None
         try:
             return allocated(args.config_file, told.node)
@@ -159,11 +174,12 @@ class Audit(lister.Lister):
                     continue
                 try:
                     if difference.mend == CLEAN:
+                        _may_clean(found, difference.device)
                         _clean(found, difference.device, privsep)
                     else:
                         _make_again(found, difference.device, privsep)
                 except exception.GpuError as exc:
-                    LOG.error('%s: %s', difference.device, exc)
+                    LOG.error('not repaired: %s', exc)
                     left.append(difference)
                 else:
                     LOG.info(
@@ -175,12 +191,16 @@ class Audit(lister.Lister):
         return left
 
 
-def _claims(found: survey.Survey) -> list[Claim]:
-    """What guests hold, as nova-compute would read it when it starts."""
+def _claims(found: survey.Survey, sure: bool) -> list[Claim]:
+    """What guests hold, as nova-compute would read it when it starts.
+
+    :param sure: whether also what nova-gpu has not recorded is on cards that
+        are no others'
+    """
     claims = []
     taken: set[str] = set()
     for guest in found.guests:
-        units = _units(found, guest)
+        units = tuple(u for u in _units(found, guest) if sure or u.allocated)
         if units:
             claims.append(Claim(guest.uuid or guest.name, units, ALLOCATED))
             taken.update(unit.device for unit in units)
@@ -207,19 +227,26 @@ def _units(found: survey.Survey, guest: GuestDevices) -> tuple[Unit, ...]:
     return (*there, *(u for u in guest.units if u.device not in known))
 
 
-def _ours(found: survey.Survey) -> Iterable[tuple[str, str]]:
-    """The vGPUs that nova-gpu has made, each with its card."""
+def _ours(found: survey.Survey, sure: bool) -> Iterable[tuple[str, str]]:
+    """The vGPUs that nova-gpu has made, each with its card.
+
+    Who has set a virtual function's type doesn't show.
+
+    :param sure: whether it can't have been others
+    """
     for use in found.uses:
         if use.ruling.use == 'ignore':
             continue
-        for mdev in use.card.mdevs:
-            if is_ours(mdev.uuid):
-                yield mdev.uuid, str(use.card.address)
-        # Who has set a type doesn't show: on a card that is Nova's it may
-        # have been Nova.
-        for vf in use.card.vfs if not found.nova_owns else ():
-            if vf.type_id is not None:
-                yield str(vf.address), str(use.card.address)
+        devices = [m.uuid for m in use.card.mdevs if is_ours(m.uuid)]
+        if sure:
+            devices += [
+                str(vf.address)
+                for vf in use.card.vfs
+                if vf.type_id is not None
+            ]
+        for device in devices:
+            if device not in found.put_aside:
+                yield device, str(use.card.address)
 
 
 def _devices(found: survey.Survey) -> Iterable[str]:
@@ -230,6 +257,19 @@ def _devices(found: survey.Survey) -> Iterable[str]:
         for vf in card.vfs:
             if vf.type_id is not None or not card.vendor_vfio:
                 yield str(vf.address)
+
+
+def _may_clean(found: survey.Survey, device: str) -> None:
+    """A vGPU is left over only if all who may hold it were asked.
+
+    :raises NotReleased: it may be somebody's
+    """
+    if not found.all_guests_read:
+        raise error.NotReleased(
+            device, 'a guest that can not be read may hold it'
+        )
+    if found.claims.running():
+        raise error.NotReleased(device, 'nova-compute runs: it removes it')
 
 
 def _clean(found: survey.Survey, device: str, effects: Any) -> None:

@@ -26,12 +26,17 @@ from nova_gpu.sysfs.tree import Tree
 LOG = logging.getLogger('nova_gpu.cli')
 
 
-def told_guests(tree: Tree) -> tuple[GuestDevices, ...]:
-    """The guests that can be read, with one line for all that can't."""
+def told_guests(tree: Tree) -> tuple[tuple[GuestDevices, ...], bool]:
+    """The guests that can be read, with one line for all that can't.
+
+    And whether these are all: libvirt's folder is there, every file in it
+    could be read and makes sense.
+    """
     before = len(tree.warnings)
     guests = read_guests(tree)
+    warnings = tree.warnings[before:]
     denied = tuple(_denied(tree))
-    for warning in tree.warnings[before:]:
+    for warning in warnings:
         if not warning.startswith(tuple(f'{path}: ' for path in denied)):
             LOG.warning(warning)
     if denied:
@@ -48,7 +53,10 @@ def told_guests(tree: Tree) -> tuple[GuestDevices, ...]:
                 'device in it counts as held',
                 guest.name,
             )
-    return guests
+    complete = os.path.isdir(tree.path(GUESTS[-1])) and not (
+        warnings or denied or any(not guest.readable for guest in guests)
+    )
+    return guests, complete
 
 
 def _denied(tree: Tree) -> Iterator[str]:

@@ -161,21 +161,13 @@ def _holders(
             *(mdev.uuid for mdev in card.mdevs),
         }
     for guest in found.guests:
-        held = {
-            *map(str, guest.functions),
-            *guest.mdevs,
-            *(unit.device for unit in guest.units),
-        }
-        if held & devices:
+        if guest.devices & devices:
             yield guest.uuid or guest.name
 
 
 def _left_over(found: survey.Survey) -> list[str]:
     """The vGPUs that exist and that no guest holds."""
-    held: set[str] = set()
-    for guest in found.guests:
-        held.update(map(str, guest.functions), guest.mdevs)
-        held.update(unit.device for unit in guest.units)
+    held = {device for guest in found.guests for device in guest.devices}
     return [
         device
         for card in found.snapshot.cards

@@ -51,12 +51,14 @@ class Survey:
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
     nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
+    ``all_guests_read`` is False if a guest may hold what doesn't show.
     """
 
     root: str
     snapshot: Snapshot
     uses: tuple[Use, ...]
     guests: tuple[GuestDevices, ...]
+    all_guests_read: bool
     put_aside: Mapping[str, str]
     folder: PutAside
     claims: ClaimsFile
@@ -126,13 +128,12 @@ def survey(args: argparse.Namespace) -> Survey:
     empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
     held: dict[Address, list[Unit]] = {}
     holders: dict[Address, list[str]] = {}
-    guests = told_guests(tree)
-    for guest in guests:
-        for unit in _held_by(guest, loaded, empty):
-            held.setdefault(unit.card, []).append(unit)
-            names = holders.setdefault(unit.card, [])
-            if (name := guest.uuid or guest.name) not in names:
-                names.append(name)
+    guests, all_read = told_guests(tree)
+    for guest, unit in _held(guests, loaded, empty):
+        held.setdefault(unit.card, []).append(unit)
+        names = holders.setdefault(unit.card, [])
+        if (name := guest.keeper or guest.uuid or guest.name) not in names:
+            names.append(name)
     uses = _uses(snapshot.cards, loaded, settings.rules, held, aside)
     _report_rules(settings.rules, uses)
     return Survey(
@@ -140,6 +141,7 @@ def survey(args: argparse.Namespace) -> Survey:
         snapshot=snapshot,
         uses=uses,
         guests=guests,
+        all_guests_read=all_read,
         put_aside=aside,
         folder=folder,
         claims=ClaimsFile(below(settings.claims_file)),
@@ -184,11 +186,20 @@ def _uses(
     )
 
 
-def _held_by(
-    guest: GuestDevices, loaded: Sequence[Mechanism], uses: Sequence[Use]
-) -> Iterator[Unit]:
-    for mechanism in loaded:
-        yield from mechanism.held_by(guest, uses)
+def _held(
+    guests: Sequence[GuestDevices],
+    loaded: Sequence[Mechanism],
+    uses: Sequence[Use],
+) -> Iterator[tuple[GuestDevices, Unit]]:
+    """What guests hold, and what is kept for them that nobody else has."""
+    keepers = [keeper for guest in guests for keeper in guest.keepers()]
+    taken: set[str] = set()
+    for guest in (*guests, *keepers):
+        for mechanism in loaded:
+            for unit in mechanism.held_by(guest, uses):
+                if guest.keeper is None or unit.device not in taken:
+                    taken.add(unit.device)
+                    yield guest, unit
 
 
 def _report_rules(rules: Iterable[Rule], uses: Sequence[Use]) -> None:

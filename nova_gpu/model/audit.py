@@ -20,16 +20,29 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 
 from nova_gpu.model.claim import CLAIMED, Claim
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit
 
+#: Why what is held without an allocation has to be given back.
+NO_GUEST = 'it has no allocation in Placement, and no guest'
+OVER = 'it is over'
+
 #: What Placement has allocated: for each consumer the units by pool and
 #: resource class.
 Allocated = Mapping[str, Mapping[tuple[str, str], int]]
 Counts = collections.Counter[tuple[str, str]]
+
+#: When the service compares.
+NEXT_TIME = 'after [gpu] audit_interval seconds, or when it is restarted'
 
 CLEAN = 'clean'
 MAKE = 'make again'
@@ -88,6 +101,36 @@ def balance(
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """On the ``devices`` that a consumer holds without an allocation.
+
+    They are given back for the ``reason``, or reserved if there is none: a
+    guest has them.
+    """
+
+    devices: frozenset[str]
+    reason: str = ''
+
+
+def judge(
+    claims: Iterable[Claim], allocated: Allocated, defined: Collection[str]
+) -> dict[str, Verdict]:
+    """What is to become of what each consumer holds.
+
+    :param defined: the guests that there are
+    """
+    claims = tuple(claims)
+    surpluses, _ = balance(claims, allocated)
+    found = {}
+    for claim in claims:
+        reason = '' if claim.guest is None else OVER
+        if (claim.guest or claim.consumer) not in defined:
+            reason = NO_GUEST
+        found[claim.consumer] = Verdict(surpluses[claim.consumer], reason)
+    return found
+
+
 def differences(
     guests: Sequence[GuestDevices],
     claims: Sequence[Claim],
@@ -126,6 +169,12 @@ def _left_over(
     told: Sequence[Claim] | None,
 ) -> Iterator[Difference]:
     claimed = {unit.device for claim in told or () for unit in claim.units}
+    # What runs may just be making it for a guest that is still to come.
+    remedy, mend = (
+        ('destroy it', CLEAN)
+        if told is None
+        else (f'nova-compute removes it {NEXT_TIME}', '')
+    )
     for device, card in vgpus.items():
         if device not in holders and device not in claimed:
             yield Difference(
@@ -133,8 +182,8 @@ def _left_over(
                 device,
                 '',
                 f'it takes room on card {card} and fixes its profile',
-                'destroy it',
-                CLEAN,
+                remedy,
+                mend,
             )
 
 
@@ -222,8 +271,7 @@ def _untold(
                 device,
                 ', '.join(names),
                 'the guest was defined behind its back',
-                'nova-compute notes it after [gpu] audit_interval seconds, '
-                'or when it is restarted',
+                f'nova-compute notes it {NEXT_TIME}',
             )
     for device, claim in known.items():
         if device not in holders and claim.state != CLAIMED:

@@ -80,6 +80,19 @@ class GuestDevices:
                 units=units,
             )
 
+    @property
+    def devices(self) -> frozenset[str]:
+        """All devices that the guest names, or that are kept for it."""
+        units = (*self.units, *(u for _, kept in self.kept for u in kept))
+        return frozenset(
+            (
+                *map(str, self.functions),
+                *self.mdevs,
+                *(unit.device for unit in units),
+                *(str(f) for unit in units for f in unit.functions),
+            )
+        )
+
     def recorded(self, device: str) -> Unit | None:
         """What the metadata says of a device, if we gave it."""
         return next((u for u in self.units if u.device == device), None)
@@ -174,7 +187,11 @@ def _kept(
     parent: ET.Element | None,
 ) -> tuple[tuple[str, tuple[Unit, ...]], ...]:
     found = () if parent is None else parent.iterfind(f'{{{NAMESPACE}}}kept')
-    return tuple((e.get('consumer') or '', _units(e)) for e in found)
+    return tuple(
+        (consumer, _units(element))
+        for element in found
+        if (consumer := element.get('consumer'))
+    )
 
 
 def _unit(fields: Mapping[str, str]) -> Unit | None:

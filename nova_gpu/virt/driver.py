@@ -132,8 +132,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         guests = self._gpu_guests()
         self._gpu_restorer.restore(guests, CONF.gpu.restore_timeout)
         self._gpus.rebuild(guests)
-        self._gpu_reconcile()
-        self._gpu_tell(self._gpus.view().claims)
+        self._gpu_reconcile(at_start=True)
         view = self._gpus.view()
         conflicts = owners.conflicts(view.uses)
         if conflicts:
@@ -148,17 +147,27 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             )
 
     def _gpu_guests(self) -> list[GuestDevices]:
-        return [
-            parse_guest(guest.get_xml_desc(), guest.name)
-            for guest in self._host.list_guests(only_running=False)
-        ]
+        guests = []
+        for guest in self._host.list_guests(only_running=False):
+            try:
+                text = guest.get_xml_desc()
+            except libvirt_driver.libvirt.libvirtError as exc:
+                code = exc.get_error_code()
+                if code != libvirt_driver.libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                continue  # it has gone since it was listed
+            guests.append(parse_guest(text, guest.name))
+        return guests
 
-    def _gpu_reconcile(self) -> None:
+    def _gpu_reconcile(self, *, at_start: bool = False) -> None:
         """Compare what guests hold with Placement, and mend what is safe."""
         self._gpu_audited = time.monotonic()
         known = self._gpus.consumers()
-        allocated = self._gpu_placement.allocated() if known else None
-        self._gpus.reconcile(known, allocated, self._gpu_guests)
+        allocated = self._gpu_placement.allocated() if known else {}
+        self._gpus.reconcile(
+            known, allocated, self._gpu_guests, at_start=at_start
+        )
+        self._gpu_tell(self._gpus.view().claims)
 
     def _is_existing_mdev(self, uuid: str) -> bool:
         # What Nova 29 doesn't find after a boot of the host it looks up in
@@ -172,7 +181,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         data: dict[str, Any] = super().get_available_resource(nodename)
         interval = CONF.gpu.audit_interval
         if 0 <= interval <= time.monotonic() - self._gpu_audited:
-            self._gpu_reconcile()
+            try:
+                self._gpu_reconcile()
+            except libvirt_driver.libvirt.libvirtError as exc:
+                LOG.warning('Could not compare the GPUs with guests: %s', exc)
         stats = data.setdefault('stats', {})
         found = self._gpus.map(self._gpus.view(), len(self.list_instances()))
         stats[hostmap.STATS_KEY] = found.dump()

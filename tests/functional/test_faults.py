@@ -28,7 +28,9 @@ import oslo_messaging
 from keystoneauth1 import exceptions as ksa_exceptions
 from nova import context as nova_context
 from nova import exception as nova_exception
+from oslo_utils import uuidutils
 
+from nova_gpu.mechanism.mdev import new_uuid
 from tests.fixtures import hosts
 from tests.functional import actions, base
 from tests.functional.test_boot import A100, T4_8Q
@@ -188,6 +190,22 @@ class BehindNovasBackTest(FaultsTest):
         self.assert_consistent()
         self.assert_audited()
 
+    def test_vgpu_of_nobody(self) -> None:
+        server = self.boot(self.vgpus)
+        (held,) = self.fake.mdevs
+        leaked, other = new_uuid(), uuidutils.generate_uuid()
+        for uuid in (leaked, other):
+            self.fake.create_mdev('0000:5e:00.0', 'nvidia-233', uuid)
+        self.assert_problems('vGPU without a guest')
+        # The service sees to it: it may be making one at any moment.
+        code, left, _ = self.run_audit('gpu1', '--repair')
+        self.assertEqual([leaked], [d['Device'] for d in left])
+        self.assertEqual(1, code)
+        self._run_periodics()
+        self.assertEqual(sorted([held, other]), self.fake.mdevs)
+        self.assert_audited()
+        self._delete_server(server)
+
     def test_allocation_that_somebody_deletes(self) -> None:
         server = self.boot(self.cards)
         held = self.guest_devices(server).functions
@@ -299,6 +317,53 @@ class AwayTest(FaultsTest):
         self._run_periodics()
         self.assert_consistent()
         self.assert_audited()
+
+    def test_libvirt_goes_while_guests_are_compared(self) -> None:
+        server = self.boot(self.vgpus)
+        host = self.computes['gpu1'].driver._host
+        guests = host.list_guests
+
+        def gone(only_running: bool = True) -> Any:
+            if only_running:  # Nova's own look, just before
+                return guests()
+            raise base.LibvirtError('it has gone')
+
+        host.list_guests = gone
+        try:
+            self._run_periodics()
+        finally:
+            host.list_guests = guests
+        self.assertIn(
+            'Could not compare the GPUs with guests', self.logs.output
+        )
+        self._run_periodics()
+        self._delete_server(server)
+        self.assert_all_free()
+
+    def test_guest_that_goes_while_guests_are_compared(self) -> None:
+        self.boot(self.vgpus)
+        host = self.computes['gpu1'].driver._host
+        domain = self.connection().defineXML(
+            f'<domain type="kvm"><name>mine</name><uuid>{MINE}</uuid>'
+            f'<memory>1024</memory><vcpu>1</vcpu>'
+            f'<os><type machine="q35">hvm</type></os><devices/></domain>'
+        )
+        guests = host.list_guests(only_running=False)
+        domain.undefine()
+
+        def gone(flags: int) -> str:
+            domain = self.connection().lookupByUUIDString(MINE)
+            return str(domain.XMLDesc(flags))
+
+        for guest in guests:
+            if guest.uuid == MINE:
+                guest._domain.XMLDesc = gone
+        host.list_guests = lambda only_running=True: (
+            [] if only_running else guests
+        )
+        self._run_periodics()
+        self.assertNotIn('Could not compare', self.logs.output)
+        self.assertNotIn('Error updating resources', self.logs.output)
 
     def test_message_bus_while_a_server_is_built(self) -> None:
         def cut(*args: Any, **kwargs: Any) -> Any:

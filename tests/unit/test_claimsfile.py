@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import pathlib
@@ -59,6 +60,22 @@ class ClaimsFileTest(testtools.TestCase):
         self.assertEqual(NODE, told.node)
         self.assertEqual((CLAIM,), told.claims)
         self.assertTrue(told.running)
+
+    def test_somebody_reads_when_it_is_written_first(self) -> None:
+        self.path.parent.mkdir()
+        lock = self.path.with_name('claims.json.lock')
+        with open(lock, 'w') as reader:
+            fcntl.flock(reader, fcntl.LOCK_SH)
+            file = ClaimsFile(self.path)
+            file.write(NODE, [])
+        self.assertFalse(ClaimsFile(self.path).running())
+        file.write(NODE, [CLAIM])
+        self.assertTrue(ClaimsFile(self.path).running())
+
+    def test_lock_is_no_program(self) -> None:
+        ClaimsFile(self.path).write(NODE, [])
+        mode = self.path.with_name('claims.json.lock').stat().st_mode
+        self.assertEqual(0, mode & 0o133)
 
     def test_process_that_has_ended(self) -> None:
         other = multiprocessing.get_context('spawn').Process(

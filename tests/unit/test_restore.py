@@ -22,6 +22,7 @@ from typing import Any
 from nova_gpu.model.address import PciAddress, parse_address
 from nova_gpu.model.claim import Want
 from nova_gpu.model.guest import GuestDevices, Hostdev
+from nova_gpu.model.inventory import Unit
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.restore import PAUSE, Restorer
 from nova_gpu.rules import parse_rules
@@ -229,6 +230,15 @@ class FunctionsTest(RestoreTest):
         text = base.domain_xml(
             'x', A, [Hostdev(function=PciAddress.parse(MI300X))]
         )
+        self.restore(
+            base.parse_guest(text, 'x'), rules=(ALL % (MI300X, '"all"'),)
+        )
+        self.assertEqual(0, self.numvfs())
+
+    def test_card_that_a_move_keeps(self) -> None:
+        card = PciAddress.parse(MI300X)
+        unit = Unit('whole', 'x', 'X', card, MI300X, functions=(card,))
+        text = base.domain_xml('x', A, [], kept={B: [unit]})
         self.restore(
             base.parse_guest(text, 'x'), rules=(ALL % (MI300X, '"all"'),)
         )

@@ -15,8 +15,10 @@
 from __future__ import annotations
 
 import errno
+import uuid
 from typing import Any
 
+from nova_gpu.mechanism.mdev import new_uuid
 from nova_gpu.model.claim import ALLOCATED, Want
 from nova_gpu.model.guest import GuestDevices, Hostdev, parse_guest
 from tests.fixtures import hosts
@@ -133,6 +135,60 @@ class KeptTest(MovesTest):
         self.restorer().restore([stale, other], 0)
         self.assertEqual(wanted, self.fake.mdevs)
 
+    def test_card_that_comes_back_for_a_move(self) -> None:
+        # It left the host while nova-compute was away.
+        self.boot(A, WHOLE, A100)
+        (old,) = self.devices(A)
+        guest = self.resize(A, T4_POOL, T4_8Q)
+        self.fake.remove(old)
+        self.tracker = self.new_tracker()
+        self.tracker.rebuild([guest])
+        self.assertEqual({}, self.tracker.kept_for(A))
+        self.fake.add_gpu(old, 0x20B0, iommu_group=47)
+        self.tracker.view()
+        self.assertEqual({MOVE}, self.tracker.kept_for(A).keys())
+
+    def test_card_that_comes_back_after_a_move(self) -> None:
+        # The same, and what waits for it changes hands meanwhile.
+        for state in ('taken back', 'resized'):
+            self.boot(A, WHOLE, A100)
+            (old,) = self.devices(A)
+            guest = self.guest(A)
+            if state == 'taken back':
+                guest = self.resize(A, T4_POOL, T4_8Q)
+            self.fake.remove(old)
+            self.tracker = self.new_tracker()
+            self.tracker.rebuild([guest])
+            if state == 'taken back':
+                self.tracker.release(A)
+                self.tracker.hand_over(MOVE, A)
+            else:
+                self.tracker.hand_over(A, MOVE)
+            self.fake.add_gpu(old, 0x20B0, iommu_group=47)
+            self.tracker.view()
+            if state == 'taken back':
+                self.assertEqual([old], self.devices(A))
+                self.assertEqual({}, self.tracker.kept_for(A))
+                self.tracker.release(A)
+            else:
+                self.assertEqual({MOVE}, self.tracker.kept_for(A).keys())
+                self.assertEqual([old], self.devices(MOVE))
+
+    def test_guests_without_gpus_are_not_waited_for(self) -> None:
+        self.assertTrue(self.tracker.idle)
+        guests = [
+            parse_guest(base.domain_xml('x', A, []), 'x'),
+            parse_guest('<domain>', 'mine'),
+        ]
+        self.tracker.rebuild(guests)
+        self.assertTrue(self.tracker.idle)
+        self.tracker.reconcile([], {}, lambda: guests)
+        self.assertTrue(self.tracker.idle)
+        self.tracker.rebuild([self.boot(A, WHOLE, A100)])
+        self.assertFalse(self.tracker.idle)
+        self.tracker.release(A)
+        self.assertTrue(self.tracker.idle)
+
 
 class TrimTest(MovesTest):
     """What is held beyond an allocation goes back."""
@@ -163,11 +219,13 @@ class ReconcileTest(MovesTest):
         *counts: tuple[str, str, str, int],
         guests: tuple[GuestDevices, ...] = (),
         known: Any = None,
+        at_start: bool = False,
     ) -> None:
         self.tracker.reconcile(
             self.tracker.consumers() if known is None else known,
             self.allocated(*counts),
             lambda: guests,
+            at_start=at_start,
         )
 
     def test_all_is_well(self) -> None:
@@ -201,14 +259,56 @@ class ReconcileTest(MovesTest):
         self.assertEqual({A100: (8, 1)}, self.inventory(WHOLE))
 
     def test_claim_of_which_no_guest_came(self) -> None:
+        said = (
+            f'Giving back what instance {A} holds: it has no allocation in '
+            f'Placement, and no guest'
+        )
         self.claim(A, T4_POOL, T4_8Q)
+        # Its guest may just be made, and its allocation on its way to it.
+        self.reconcile()
+        self.assertEqual(self.fake.mdevs, self.devices(A))
+        self.assertEqual((2, 0), self.inventory(T4_POOL)[T4_8Q])
+        self.assertNotIn(said, self.logs.output)
         self.reconcile()
         self.assertEqual([], self.fake.mdevs)
-        self.assertIn(
-            f'Giving back what instance {A} holds: it has no allocation in '
-            f'Placement, and no guest',
-            self.logs.output,
+        self.assertIn(said, self.logs.output)
+
+    def test_doubts_that_were_wrong(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        allocated = (A, T4_POOL, T4_8Q, 1)
+        for counts in ((), (allocated,), ()):
+            self.reconcile(*counts)
+            self.assertEqual(self.fake.mdevs, self.devices(A))
+
+    def test_doubts_of_what_it_held_before(self) -> None:
+        self.claim(A, T4_POOL, T4_8Q)
+        self.reconcile()
+        self.tracker.release(A)
+        self.claim(A, T4_POOL, T4_8Q)
+        self.reconcile()
+        self.assertEqual(self.fake.mdevs, self.devices(A))
+
+    def test_no_doubts_at_the_start(self) -> None:
+        self.boot(A, T4_POOL, T4_8Q)
+        guest = self.resize(A, OTHER_POOL, T4_4Q)
+        self.tracker = self.new_tracker()
+        self.tracker.rebuild([guest])
+        self.reconcile(
+            (A, OTHER_POOL, T4_4Q, 1), guests=(guest,), at_start=True
         )
+        self.assertEqual(self.fake.mdevs, self.devices(A))
+
+    def test_vgpu_of_nobody(self) -> None:
+        device = new_uuid()
+        other = str(uuid.uuid4())
+        for name in (device, other):
+            self.fake.create_mdev(T4, 'nvidia-233', name)
+        broken = parse_guest('<domain>', 'mine')
+        self.reconcile(guests=(broken,))
+        self.assertEqual(sorted([device, other]), self.fake.mdevs)
+        self.reconcile()
+        self.assertEqual([other], self.fake.mdevs)
+        self.assertIn(f'Removing {device}', self.logs.output)
 
     def test_claim_that_is_younger_than_the_question(self) -> None:
         self.claim(A, T4_POOL, T4_8Q)
@@ -235,9 +335,13 @@ class ReconcileTest(MovesTest):
         self.reconcile(kept, new, guests=(guest,))
         self.assertEqual(2, len(self.fake.mdevs))
         self.reconcile(new, guests=(guest,))
+        # Nobody is promised it any more.
+        self.assertEqual(2, len(self.fake.mdevs))
+        self.assertEqual((2, 1), self.inventory(T4_POOL)[T4_8Q])
+        self.reconcile(new, guests=(guest,))
         self.assertEqual(self.fake.mdevs, self.devices(A))
         self.assertIn(
-            f'Giving back what was kept for move {MOVE} of instance {A}',
+            f'Giving back what move {MOVE} of instance {A} holds',
             self.logs.output,
         )
 
@@ -259,6 +363,7 @@ class ReconcileTest(MovesTest):
         self.claim(A, T4_POOL, T4_8Q)
         self.fake.failures['remove_mdev'] = errno.EBUSY
         self.tracker.release(A)
+        self.reconcile()
         self.reconcile()
         self.assertEqual(self.fake.mdevs, self.devices(A))
 

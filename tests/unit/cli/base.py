@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import fixtures
@@ -116,10 +116,12 @@ class CliTest(testtools.TestCase):
         mdevs: Iterable[str] = (),
         running: bool = False,
         units: Iterable[Unit] = (),
+        kept: Mapping[str, Iterable[Unit]] | None = None,
     ) -> str:
         """Write libvirt's file of a guest; returns its path.
 
         :param units: what its metadata says that we gave it
+        :param kept: what it had before a resize, by the move
         """
         devices = ''
         for function in functions:
@@ -135,7 +137,7 @@ class CliTest(testtools.TestCase):
                 f"<hostdev mode='subsystem' type='mdev' model='vfio-pci'>"
                 f"<source><address uuid='{mdev}'/></source></hostdev>"
             )
-        record = ET.tostring(metadata(units), encoding='unicode')
+        record = ET.tostring(metadata(units, kept), encoding='unicode')
         text = (
             f"<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid>"
             f'<metadata>{record}</metadata>'

@@ -14,13 +14,18 @@
 
 from __future__ import annotations
 
+import shutil
+from typing import Any
+
 import fixtures
 
+from nova_gpu import privsep
 from nova_gpu.claimsfile import PATH, ClaimsFile
 from nova_gpu.cli import audit
 from nova_gpu.model.address import parse_address
 from nova_gpu.model.claim import ALLOCATED, Claim
 from nova_gpu.model.inventory import Unit
+from nova_gpu.putaside import FOLDER, PutAside
 from tests.fixtures import hosts
 from tests.unit.cli import base
 
@@ -44,6 +49,7 @@ class AuditTest(base.CliTest):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch('nova_gpu.cli.audit.PAUSE', 0.0))
         hosts.four_t4(self.fake)
+        self.fake.write('etc/libvirt/qemu/networks/default.xml', '<network/>')
 
     def audit(self, *args: str) -> base.Result:
         return self.nova_gpu('audit', '-f', 'json', '--root', self.root, *args)
@@ -71,7 +77,7 @@ class AuditTest(base.CliTest):
 
     def test_no_nova_compute(self) -> None:
         result = self.audit()
-        self.assertEqual(0, result.code)
+        self.assertEqual((2, []), (result.code, result.json))
         self.assertIn(
             'warning: nova-compute with nova-gpu does not run on this host: '
             'what it holds is not compared',
@@ -81,21 +87,86 @@ class AuditTest(base.CliTest):
     def test_left_over(self) -> None:
         self.fake.create_mdev(T4, TYPE, FIRST)
         expected = [('vGPU without a guest', FIRST)]
-        self.assertEqual(expected, self.problems(1))
+        self.assertEqual(expected, self.problems(2))
         self.assertEqual([FIRST], self.fake.mdevs)
+        self.tell()
+        self.assertEqual(expected, self.problems(1))
+
+    def test_left_over_is_the_services(self) -> None:
+        # It may be making it for a guest that is still to come.
+        self.fake.create_mdev(T4, TYPE, FIRST)
+        self.tell()
+        result = self.audit('--repair')
+        self.assertEqual(1, result.code, result.errors)
+        (row,) = result.json
+        self.assertIn('nova-compute removes it', row['What To Do'])
+        self.assertEqual([FIRST], self.fake.mdevs)
+        self.assertFalse(self.is_removed(FIRST))
+
+    def test_service_that_starts_before_the_repair(self) -> None:
+        self.fake.create_mdev(T4, TYPE, FIRST)
+        in_process = privsep.in_process
+
+        def start(root: str) -> Any:
+            self.tell()
+            return in_process(root)
+
+        with fixtures.MonkeyPatch('nova_gpu.privsep.in_process', start):
+            result = self.audit('--repair')
+        self.assertEqual(2, result.code)
+        self.assertIn(
+            f'error: not repaired: {FIRST}: nova-compute runs: it removes it',
+            result.errors,
+        )
+        self.assertFalse(self.is_removed(FIRST))
+
+    def test_left_over_of_a_guest_that_can_not_be_read(self) -> None:
+        self.fake.create_mdev(T4, TYPE, FIRST)
+        self.fake.write('etc/libvirt/qemu/a.xml', '<domain>')
+        result = self.audit('--repair')
+        self.assertEqual(2, result.code)
+        self.assertIn(
+            f'error: not repaired: {FIRST}: a guest that can not be read may '
+            f'hold it',
+            result.errors,
+        )
+        self.assertFalse(self.is_removed(FIRST))
+
+    def test_guests_of_which_nothing_is_known(self) -> None:
+        shutil.rmtree(f'{self.root}/etc/libvirt')
+        self.tell()
+        result = self.audit()
+        self.assertEqual(2, result.code)
+        self.assertIn(
+            'warning: not all guests of this host could be read: what they '
+            'hold is not known',
+            result.errors,
+        )
+
+    def test_host_that_can_not_be_looked_at(self) -> None:
+        result = self.nova_gpu('audit', '--root', '/nowhere')
+        self.assertEqual(2, result.code)
+        self.assertIn('error: /nowhere: No such file', result.errors[0])
+        result = self.audit('--config-file', '/nowhere/nova.conf')
+        self.assertEqual(2, result.code)
+
+    def is_removed(self, device: str) -> bool:
+        """Whether the command wrote that; what follows is a fake."""
+        path = self.fake.device(device) / 'remove'
+        return path.exists() and path.read_text().strip() == '1'
 
     def test_lost(self) -> None:
+        self.tell()
         self.add_guest('a', GUEST, mdevs=[FIRST], units=[vgpu(FIRST)])
-        self.assertEqual([('vGPU gone', FIRST)], self.problems(1))
+        self.assertIn(('vGPU gone', FIRST), self.problems(1))
 
     def test_repair(self) -> None:
         self.fake.create_mdev(T4, TYPE, FIRST)
         self.add_guest('a', GUEST, mdevs=[SECOND], units=[vgpu(SECOND)])
         result = self.audit('--repair')
-        self.assertEqual((0, []), (result.code, result.json), result.errors)
-        # The command writes files; what follows them is a fake.
-        written = self.fake.device(FIRST) / 'remove'
-        self.assertEqual('1', written.read_text().strip())
+        # Nothing is left; that nova-compute doesn't run is still said.
+        self.assertEqual((2, []), (result.code, result.json), result.errors)
+        self.assertTrue(self.is_removed(FIRST))
         create = self.fake.device(T4) / f'mdev_supported_types/{TYPE}/create'
         self.assertEqual(SECOND, create.read_text().strip())
         for problem, device in (
@@ -111,10 +182,39 @@ class AuditTest(base.CliTest):
         path.unlink(missing_ok=True)
         path.mkdir()
         self.assertEqual(
-            [('vGPU without a guest', FIRST)], self.problems(1, '--repair')
+            [('vGPU without a guest', FIRST)], self.problems(2, '--repair')
         )
 
+    def test_what_is_put_aside_is_not_left_over(self) -> None:
+        self.fake.create_mdev(T4, TYPE, FIRST)
+        PutAside(self.root + FOLDER).add(FIRST, 'it does not go')
+        self.tell()
+        self.assertEqual([], self.problems(0))
+
+    def test_what_others_gave(self) -> None:
+        """A card that Nova may hand out is only ours with its settings."""
+        self.add_guest('a', GUEST, functions=[T4])
+        self.tell()
+        self.assertEqual([], self.problems(0))
+        expected = [('nova-compute does not know', T4)]
+        self.assertEqual(expected, self.problems(2, *self.config('')))
+        self.assertEqual(
+            [],
+            self.problems(2, *self.config('[pci]\ndevice_spec = {}\n')),
+        )
+
+    def config(self, text: str) -> tuple[str, str]:
+        """A nova.conf with a Placement that doesn't answer."""
+        path = self.useFixture(fixtures.TempDir()).join('nova.conf')
+        with open(path, 'w') as file:
+            file.write(
+                '[placement]\nauth_type = none\n'
+                f'endpoint_override = http://127.0.0.1:9\n{text}'
+            )
+        return '--config-file', path
+
     def test_in_two_guests(self) -> None:
+        self.tell(Claim(GUEST, (vgpu(FIRST),), ALLOCATED))
         self.fake.create_mdev(T4, TYPE, FIRST)
         for name, uuid in (('a', GUEST), ('b', OTHER)):
             self.add_guest(name, uuid, mdevs=[FIRST], units=[vgpu(FIRST)])
@@ -135,6 +235,7 @@ class AuditTest(base.CliTest):
         )  # fmt: skip
 
     def test_what_is_on_its_way_is_no_difference(self) -> None:
+        self.tell()
         self.fake.create_mdev(T4, TYPE, FIRST)
 
         def meanwhile(seconds: float) -> None:
@@ -151,17 +252,12 @@ class AuditTest(base.CliTest):
 
     def test_placement_that_can_not_be_asked(self) -> None:
         self.tell()
-        path = self.useFixture(fixtures.TempDir()).join('nova.conf')
-        with open(path, 'w') as file:
-            file.write(
-                '[placement]\nauth_type = none\n'
-                'endpoint_override = http://127.0.0.1:9\n'
-            )
-        result = self.audit('--config-file', path)
+        result = self.audit(*self.config(''))
         self.assertEqual(2, result.code)
         self.assertIn('error: Placement can not be asked: ', result.errors[0])
 
     def test_a_column_a_thing(self) -> None:
+        self.tell()
         self.fake.create_mdev(T4, TYPE, FIRST)
         (row,) = self.audit().json
         self.assertEqual(list(audit.COLUMNS), list(row))

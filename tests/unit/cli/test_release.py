@@ -25,6 +25,8 @@ from typing import Any
 
 import fixtures
 
+from nova_gpu.model.address import parse_address
+from nova_gpu.model.inventory import Unit
 from nova_gpu.putaside import FOLDER, PutAside
 from tests.fixtures import hosts
 from tests.unit.cli import base
@@ -170,6 +172,18 @@ class VgpuTest(ReleaseTest):
         self.add_guest('instance-1', GUEST, mdevs=[MDEV])
         self.assertRefused(f'{MDEV}: instance {GUEST} holds it', MDEV)
         self.assertEqual('', self.removed())
+
+    def test_mdev_that_a_move_keeps(self) -> None:
+        card = parse_address('0000:3b:00.0')
+        unit = Unit(
+            'mdev', '0000_3b_00_0', 'CUSTOM_VGPU_NVIDIA_T4_8Q',
+            card, MDEV, type_id='nvidia-233', name='GRID T4-8Q', parent=card,
+        )  # fmt: skip
+        self.add_guest('a', GUEST, kept={MDEV: [unit]})
+        self.assertRefused(f'instance {GUEST} holds it', MDEV)
+        self.assertEqual('', self.removed())
+        shown = self.cards()['0000:3b:00.0']
+        self.assertEqual([GUEST], shown['Instances'])
 
     def test_mdev_in_use(self) -> None:
         device = self.fake.sys / 'bus/mdev/devices' / MDEV

@@ -117,6 +117,17 @@ class MetadataTest(testtools.TestCase):
         )
         self.assertEqual(UNITS, parse_guest(text, 'x').units)
 
+    def test_kept(self) -> None:
+        text = base.domain_xml('a', UUID, [], UNITS[:1], {'b': UNITS[1:]})
+        guest = parse_guest(text, 'x')
+        self.assertEqual((('b', UNITS[1:]),), guest.kept)
+        self.assertEqual({MDEVS[0], *map(str, CARDS)}, set(guest.devices))
+        (keeper,) = guest.keepers()
+        self.assertEqual(('b', UUID), (keeper.uuid, keeper.keeper))
+        # Edited by hand: nobody to whom it could be given back.
+        text = text.replace('consumer="b"', '')
+        self.assertEqual((), parse_guest(text, 'x').kept)
+
     def test_nothing_recorded(self) -> None:
         text = base.domain_xml('a', UUID, [])
         self.assertEqual((), parse_guest(text, 'x').units)
