@@ -37,6 +37,9 @@ TIMEOUT, FIRST_LOOK, LAST_LOOK = 60.0, 0.15, 0.6
 ANY = ('ACTIVE', 'SHUTOFF', 'PAUSED', 'SUSPENDED', 'RESCUE', 'ERROR',
        'SHELVED', 'SHELVED_OFFLOADED', 'VERIFY_RESIZE')  # fmt: skip
 
+#: What is said of a migration that fails on its way; Nova says nothing.
+FAILED = 'the migration has failed'
+
 
 class ActionError(Exception):
     """An action that the API refuses, or that fails later.
@@ -350,7 +353,8 @@ def _act(
     _send(
         test, server, lambda: test.api.post_server_action(server['id'], body)
     )
-    if over in ('confirmed', 'reverted'):
+    decided = over in ('confirmed', 'reverted')
+    if decided:
         moves = set()  # it is that of the move before
 
     def outcome() -> Server | None:
@@ -368,13 +372,14 @@ def _act(
             details = (e['details'] for e in errors)
             message = next(filter(None, details), str(errors[0]))
             raise ActionError(message, None, found)
-        if status not in statuses:
-            return None
-        if over and not any(
-            m['status'] == over
-            for m in _migrations(test, server)
+        states = {
+            m['status']
+            for m in (_migrations(test, server) if over else ())
             if m['uuid'] not in moves
-        ):
+        }
+        if not decided and states & {'error', 'failed'}:
+            raise ActionError(FAILED, None, found)
+        if status not in statuses or (over and over not in states):
             return None
         # Shown anew: an evacuation changes the host after the status.
         return _show(test, server)

@@ -19,9 +19,12 @@ the error in the class's ``ERRORS``. See :mod:`tests.functional.actions_table`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
+
+import fixtures
 
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
@@ -70,6 +73,15 @@ NO_ROOM = {
     'Live migration, no room': NO_HOST,
 }
 
+NO_DISPLAY = {
+    'Create, with a display': (
+        f'{NO_HOST} There are not enough hosts available.'
+    ),
+    'Suspend, with a display': (
+        f'{NO_HOST} There are not enough hosts available.'
+    ),
+}
+
 
 class ActionsMixin:
     """The test methods; each tells a story of one server or a few."""
@@ -79,6 +91,8 @@ class ActionsMixin:
     #: The resource class of most servers' units, and of others.
     unit: str
     other: str
+    #: What has the types of the hosts' cards, in :mod:`tests.fixtures.hosts`.
+    types: str = 'T4_TYPES'
     #: What the user is told where it can't be done, by row; the ``server``'s
     #: id and the address of its first ``device`` vary.
     ERRORS: Mapping[str, str] = {}
@@ -131,14 +145,14 @@ class ActionsMixin:
             self.assert_consistent()
             return done
         before = self.everything()
-        server = args[0]
-        device = min(self.held(server))
+        told = {}
+        if isinstance(args[0], dict):
+            told['server'] = args[0]['id']
+            told['device'] = min(self.held(args[0]))
         error = self.assertRaises(
             actions.ActionError, perform, self, *args, **kw
         )
-        self.assertEqual(
-            expected.format(server=server['id'], device=device), error.message
-        )
+        self.assertEqual(expected.format(**told), error.message)
         self.assertEqual(before, self.everything())
         self.assert_consistent()
         return None
@@ -252,6 +266,27 @@ class ActionsMixin:
         self.act('Resume', actions.resume, server)
         self.assertEqual(held, self.held(server))
         self.end(server, other)
+
+    @rows('Create, with a display', 'Suspend, with a display')
+    def test_display(self: Any) -> None:
+        def create(test: Any, flavor: str) -> Server:
+            try:
+                return actions.create(test, flavor)
+            except actions.ActionError as exc:
+                actions.delete(test, exc.server)
+                raise
+
+        self.start('gpu1')
+        flavor = self.gpu_flavor(
+            **{f'resources__{self.unit}': 1, 'gpu__display': 'on'}
+        )
+        server = self.act('Create, with a display', create, flavor)
+        if server is None:
+            # Then there is none that could be suspended.
+            self.act('Suspend, with a display', create, flavor)
+            return
+        self.act('Suspend, with a display', actions.suspend, server)
+        self.end(server)
 
     @rows('Rebuild', 'Rebuild, with another image')
     def test_rebuild(self: Any) -> None:
@@ -428,6 +463,76 @@ class ActionsMixin:
         )  # fmt: skip
         self.end(server)
 
+    @rows('Live migration, another type at the destination')
+    def test_live_migration_to_another_type(self: Any) -> None:
+        self.start('gpu1')
+        with self.other_types():
+            self.start('gpu2')
+        server = self.create(1, host='gpu1')
+        self.act(
+            'Live migration, another type at the destination',
+            actions.live_migrate, server, host='gpu2',
+        )  # fmt: skip
+        self.end(server)
+
+    def other_types(self: Any) -> Any:
+        """Let hosts have types with the same names and other numbers."""
+        name = self.types
+        types = tuple(
+            dataclasses.replace(kind, id=kind.id.replace('-', '-1'))
+            for kind in getattr(hosts, name)
+        )
+        return fixtures.MonkeyPatch(f'tests.fixtures.hosts.{name}', types)
+
+    @rows('Live migration, taken back when it fails')
+    def test_live_migration_that_fails(self: Any) -> None:
+        def fail(domain: Any, *args: Any, **kwargs: Any) -> None:
+            domain.fail_job()
+            raise base.LibvirtError('the guest does not converge')
+
+        def migrate(test: Any, server: Server, **options: Any) -> Server:
+            error = test.assertRaises(
+                actions.ActionError, actions.live_migrate, test, server,
+                **options,
+            )  # fmt: skip
+            if error.message != actions.FAILED:
+                raise error
+            return cast(Server, error.server)
+
+        self.start('gpu1', 'gpu2')
+        server = self.create(2, host='gpu1')
+        held = self.held(server)
+        with fixtures.MonkeyPatch(
+            'nova.tests.fixtures.libvirt.Domain.migrateToURI3', fail
+        ):
+            self.act(
+                'Live migration, taken back when it fails', migrate, server,
+                host='gpu2',
+            )  # fmt: skip
+        # Nova leaves it in an error, from which it comes back.
+        server = actions.reboot_hard(self, server)
+        self.assertEqual(held, self.held(server))
+        self.assertEqual({}, self.nonzero_usages('gpu2'))
+        self.end(server)
+
+    @rows(
+        'Delete, while a resize on the same host waits',
+        'Delete, while a resize to another host waits',
+    )
+    def test_delete_while_a_resize_waits(self: Any) -> None:
+        self.start('gpu1', 'gpu2')
+        for where, host in (('on the same', 'gpu1'), ('to another', 'gpu2')):
+            server = self.create(1, host='gpu1')
+            server = actions.resize(
+                self, server, flavor=self.flavor(2), host=host
+            )
+            self.assert_consistent()
+            self.act(
+                f'Delete, while a resize {where} host waits', actions.delete,
+                server,
+            )  # fmt: skip
+            self.assert_all_free()
+
     @rows('Resize, no room', 'Cold migration, no room',
           'Live migration, no room')  # fmt: skip
     def test_no_room(self: Any) -> None:
@@ -489,6 +594,7 @@ class WholeCardTest(ActionsMixin, base.GpuServersTest):
             'Failed to suspend instance: GPU {device} is passed through '
             'to the instance, and its state can not be saved'
         ),
+        **NO_DISPLAY,
         'Resume': (
             "Cannot 'resume' instance {server} while it is in vm_state active"
         ),
@@ -498,6 +604,16 @@ class WholeCardTest(ActionsMixin, base.GpuServersTest):
             'use: stop the server and migrate it cold'
         ),
         'Live migration, from a host with libvirt 8.5': (
+            'Migration pre-check error: GPU {device} is passed through to '
+            'instance {server} as it is, and can not be moved while it is in '
+            'use: stop the server and migrate it cold'
+        ),
+        'Live migration, another type at the destination': (
+            'Migration pre-check error: GPU {device} is passed through to '
+            'instance {server} as it is, and can not be moved while it is in '
+            'use: stop the server and migrate it cold'
+        ),
+        'Live migration, taken back when it fails': (
             'Migration pre-check error: GPU {device} is passed through to '
             'instance {server} as it is, and can not be moved while it is in '
             'use: stop the server and migrate it cold'
@@ -516,6 +632,15 @@ class MdevTest(ActionsMixin, base.GpuServersTest):
     unit = 'CUSTOM_VGPU_NVIDIA_T4_4Q'
     other = 'CUSTOM_VGPU_NVIDIA_T4_8Q'
     ERRORS = {
+        'Suspend, with a display': (
+            'Failed to suspend instance: vGPU {device} shows the screen of '
+            'the instance, and can not be detached'
+        ),
+        'Live migration, another type at the destination': (
+            'Migration pre-check error: vGPU {device} is GRID T4-4Q '
+            '(nvidia-232, mdev), and the destination gives GRID T4-4Q '
+            '(nvidia-1232)'
+        ),
         'Live migration, from a host with libvirt 8.5': (
             'Migration pre-check error: Unable to migrate {server}: Either '
             'libvirt or QEMU version for compute service source are too old '
@@ -534,11 +659,18 @@ class VendorVfioTest(ActionsMixin, base.GpuServersTest):
     kind = 'vGPU, vendor-specific VFIO'
     unit = 'CUSTOM_VGPU_NVIDIA_A10_8Q'
     other = 'CUSTOM_VGPU_NVIDIA_A10_12Q'
+    types = 'A10_TYPES'
     ERRORS = {
+        'Live migration, another type at the destination': (
+            'Migration pre-check error: vGPU {device} is NVIDIA A10-8Q '
+            '(595, vendor_vfio), and the destination gives NVIDIA '
+            'A10-8Q (1595)'
+        ),
         'Suspend': (
             'Failed to suspend instance: GPU {device} is passed through '
             'to the instance, and its state can not be saved'
         ),
+        **NO_DISPLAY,
         'Resume': (
             "Cannot 'resume' instance {server} while it is in vm_state active"
         ),
