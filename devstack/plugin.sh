@@ -33,8 +33,9 @@ function configure_nova_gpu_compute {
     local conf
     for conf in $NOVA_CONF $NOVA_CPU_CONF; do
         iniset $conf DEFAULT compute_driver gpu.GpuLibvirtDriver
-        # The default, below /var/lib/nova, isn't the stack user's to write.
+        # The defaults, below /var/lib/nova, aren't the stack user's to write.
         iniset $conf gpu put_aside_dir $DATA_DIR/nova/gpu/put-aside
+        iniset $conf gpu claims_file $DATA_DIR/nova/gpu/claims.json
     done
 }
 

@@ -54,6 +54,7 @@ from nova_gpu.model.inventory import Unit, Use
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
 from nova_gpu.putaside import PutAside
+from nova_gpu.waiting import Waiting
 
 LOG = logging.getLogger(__name__)
 
@@ -93,9 +94,7 @@ class Tracker:
         self._owned = owned or (lambda snapshot: {})
         self._changed = changed or (lambda claims: None)
         self._claims: dict[str, Claim] = {}
-        # Guests that name functions which were no cards at the rebuild: a
-        # card that comes back is theirs.
-        self._waiting: dict[str, GuestDevices] = {}
+        self._waiting = Waiting(mechanisms)
         # What a comparison found that nobody should hold.
         self._doubted: dict[str, frozenset[str]] = {}
         self._kept: set[str] = set()
@@ -152,7 +151,7 @@ class Tracker:
                 self._undo(prepared, consumer)
                 raise
             # The guest is made anew: what the old one named is forgotten.
-            self._waiting.pop(consumer, None)
+            self._waiting.forget(consumer)
             claim = self._hold(
                 Claim(consumer, tuple(prepared), after(AVAILABLE, 'claim'))
             )
@@ -184,7 +183,7 @@ class Tracker:
         with self._changing():
             if consumer in self._kept:
                 return
-            self._waiting.pop(consumer, None)
+            self._waiting.forget(consumer)
             claim = self._claims.get(consumer)
             if claim is not None:
                 self._give_back(claim, claim.units)
@@ -230,12 +229,7 @@ class Tracker:
                 self._hold(
                     dataclasses.replace(claim, consumer=other, guest=guest)
                 )
-            waiting = self._waiting.pop(consumer, None)
-            if waiting is not None:
-                keeper = None if waiting.keeper == other else consumer
-                self._waiting[other] = dataclasses.replace(
-                    waiting, keeper=keeper
-                )
+            self._waiting.hand_over(consumer, other)
 
     def kept_for(self, guest: str) -> dict[str, tuple[Unit, ...]]:
         """What a guest's metadata records for others, by consumer."""
@@ -356,10 +350,10 @@ class Tracker:
         with self._changing():
             self._claims = {}
             self._doubted = {}
-            self._waiting = {}
+            self._waiting = Waiting(self._mechanisms.values())
             # Last, what is kept: what guests name themselves is theirs.
             for guest in (*guests, *(k for g in guests for k in g.keepers())):
-                self._wait(guest)
+                self._waiting.add(guest)
             snapshot = self._read()
             self._report_lost(guests, snapshot)
             self._adopt(snapshot)
@@ -430,11 +424,6 @@ class Tracker:
 
     # Everything below runs under the lock.
 
-    def _wait(self, guest: GuestDevices) -> None:
-        """Let a guest have what it names as soon as it is there."""
-        if guest.functions or guest.mdevs:
-            self._waiting[guest.uuid or guest.name] = guest
-
     def _note(self, guests: Iterable[GuestDevices]) -> None:
         """Adopt guests that nobody told of, and forget those that went."""
         defined = set()
@@ -442,7 +431,7 @@ class Tracker:
             consumer = guest.uuid or guest.name
             defined.add(consumer)
             if consumer not in self._claims:
-                self._wait(guest)
+                self._waiting.add(guest)
         for consumer, claim in tuple(self._claims.items()):
             foreign = not any(unit.allocated for unit in claim.units)
             if foreign and not claim.stuck and consumer not in defined:
@@ -651,46 +640,16 @@ class Tracker:
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Give guests what their XML names, now or when a card comes back."""
-        present: frozenset[Address] = frozenset(
-            (
-                *(card.address for card in snapshot.cards),
-                *(vf.address for card in snapshot.cards for vf in card.vfs),
-            )
-        )
-        # What a move kept and is over may be somebody else's by now.
         taken = {u.device for c in self._claims.values() for u in c.units}
-        for consumer, guest in tuple(self._waiting.items()):
-            if not guest.mdevs and guest.functions.isdisjoint(present):
-                continue
-            # Mediated devices don't come back with their card.
-            if absent := guest.functions - present:
-                self._waiting[consumer] = dataclasses.replace(
-                    guest, functions=absent, mdevs=frozenset()
-                )
-            else:
-                del self._waiting[consumer]
-            uses = self._ours(snapshot)
-            units = tuple(
-                unit
-                for mechanism in self._mechanisms.values()
-                for unit in mechanism.held_by(guest, uses)
-                if guest.keeper is None or unit.device not in taken
+        for claim in self._waiting.claims(
+            snapshot, lambda: self._ours(snapshot), taken
+        ):
+            self._hold(claim)
+            LOG.info(
+                'Instance %s holds %s',
+                claim.consumer,
+                ', '.join(unit.device for unit in claim.units),
             )
-            if units:
-                self._hold(
-                    Claim(
-                        consumer,
-                        units,
-                        after(AVAILABLE, 'adopt'),
-                        guest=guest.keeper,
-                    )
-                )
-                taken.update(unit.device for unit in units)
-                LOG.info(
-                    'Instance %s holds %s',
-                    consumer,
-                    ', '.join(u.device for u in units),
-                )
 
     def _report_lost(
         self, guests: Iterable[GuestDevices], snapshot: Snapshot

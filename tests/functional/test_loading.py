@@ -105,6 +105,8 @@ class LoadingTest(testtools.TestCase):
             'virt_type = qemu\n'
             '[gpu]\n'
             f'host_root = {host}\n'
+            f'put_aside_dir = {self.directory}/put-aside\n'
+            f'claims_file = {self.directory}/claims.json\n'
         )
 
     def _python(self, threads: bool) -> list[str]:

@@ -73,6 +73,7 @@ def _empty_host() -> None:
         conf.COMPUTE_OPTS,
         host_root=folder,
         put_aside_dir=os.path.join(folder, 'put-aside'),
+        claims_file=os.path.join(folder, 'claims.json'),
     )
 
 
