@@ -26,6 +26,7 @@ from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
 from nova_gpu.model.profile import token
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
+from nova_gpu.model.topology import places
 
 
 class WholeCard(Passthrough):
@@ -80,7 +81,8 @@ class WholeCard(Passthrough):
             and use.offers[0].free
             and use.offers[0].resource_class == resource_class
         ]
-        chosen = choose_cards(count, free)
+        near = places((use.card, use.ruling.clique) for use in uses)
+        chosen = choose_cards(count, free, near)
         if not chosen:
             raise exception.NotEnoughUnits(
                 pool.key,
