@@ -27,7 +27,7 @@ from nova_gpu.model.address import Address
 from nova_gpu.model.claim import Want
 from nova_gpu.model.device import Card
 from nova_gpu.model.inventory import Use
-from nova_gpu.model.topology import Place
+from nova_gpu.model.topology import HOST, Place, together
 
 #: How many linked cards requests ask for: sets that are worth keeping whole.
 SETS = (2, 4, 8, 16)
@@ -39,14 +39,17 @@ def choose_cards(
     count: int,
     free: Iterable[Card],
     places: Mapping[Address, Place] | None = None,
+    level: str = HOST,
+    required: bool = False,
 ) -> tuple[Card, ...]:
-    """Choose ``count`` of the ``free`` cards, or none if there are fewer.
+    """Choose ``count`` of the ``free`` cards, or none if it can't be done.
 
-    As close to each other as they can be had: linked cards first, then those
-    of one NUMA node, and there those behind one PCIe switch. Then so that the
-    fewest sets of 2, 4, 8 and 16 cards that are as close are broken, and what
-    is left is in large sets. Ties go to the lower addresses: the same state,
-    the same choice.
+    Such as share ``level`` or what is closer, if they can be had or if that
+    is ``required``. Among them such as are as close to each other as can be:
+    linked cards first, then those of one NUMA node, and there those behind
+    one PCIe switch. Then those that break the fewest sets of 2, 4, 8 and 16
+    cards that are as close, and leave large sets. Ties go to the lower
+    addresses: the same state, the same choice.
 
     :param places: where the cards are; by default only their NUMA nodes tell
     """
@@ -59,6 +62,10 @@ def choose_cards(
     if sum(sizes.values()) < count:
         return ()
     ways = list(itertools.islice(_ways(count, list(sizes.items())), MOST_SETS))
+    if fitting := [way for way in ways if _fits(way, level)]:
+        ways = fitting
+    elif required:
+        return ()
     crossed = list(map(_crossed, ways))
     closest = min(crossed)
     groups = _groups(sizes)
@@ -92,6 +99,12 @@ def _ways(count: int, sizes: Sequence[tuple[Place, int]]) -> Iterator[Taken]:
         for number in range(min(size, count), 0, -1):
             for rest in _ways(count - number, sizes[index + 1 :]):
                 yield (place, number), *rest
+
+
+def _fits(taken: Taken, level: str) -> bool:
+    # Two cards of a place tell as much as all of them.
+    cards = (place for place, n in taken for _ in range(min(n, 2)))
+    return together(cards, level)
 
 
 def _crossed(taken: Taken) -> tuple[int, int, int]:

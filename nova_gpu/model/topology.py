@@ -55,16 +55,36 @@ class Place:
 
 
 #: What two cards can share, the closest first; the last is the host.
-CLIQUE, SWITCH, NUMA, HOST = 'clique', 'switch', 'numa', 'host'
+NVLINK, SWITCH, NUMA, HOST = TIES = ('nvlink', 'switch', 'numa', 'host')
 
 
 def tie(one: Place, other: Place) -> str:
     """The closest thing that two cards share."""
     if one.clique is not None and one.clique == other.clique:
-        return CLIQUE
+        return NVLINK
     if one.switch is not None and one.switch == other.switch:
         return SWITCH
     return NUMA if one.numa_node == other.numa_node else HOST
+
+
+def together(found: Iterable[Place], level: str) -> bool:
+    """Whether all cards at these places share ``level``, or what is closer.
+
+    :param found: a place for each card
+    """
+    found = tuple(found)
+    if len(found) < 2 or level == HOST:
+        return True
+    closest = TIES.index(level)
+    shared = (
+        {place.clique for place in found},
+        {place.switch for place in found},
+        {place.numa_node for place in found},
+    )
+    return any(
+        len(values) == 1 and None not in values
+        for values in shared[: closest + 1]
+    )
 
 
 def places(cards: Iterable[tuple[Card, str | None]]) -> dict[Address, Place]:

@@ -132,8 +132,8 @@ def spread(text: str) -> tuple[list[Card], dict[Any, Place]]:
 class CloseCardsTest(testtools.TestCase):
     """Linked cards, switches and nodes: close, and with the rest whole."""
 
-    def chosen(self, count: int, text: str) -> list[int]:
-        found = choose_cards(count, *spread(text))
+    def chosen(self, count: int, text: str, *wish: Any) -> list[int]:
+        found = choose_cards(count, *spread(text), *wish)
         return [cast(PciAddress, card.address).bus for card in found]
 
     def test_linked_before_near(self) -> None:
@@ -162,6 +162,27 @@ class CloseCardsTest(testtools.TestCase):
         self.assertEqual([0, 1], self.chosen(2, boards))
         self.assertEqual([0, 1, 3], self.chosen(3, boards))
         self.assertEqual([4, 5, 6, 7], self.chosen(4, boards))
+
+    def test_what_is_required_and_what_is_preferred(self) -> None:
+        text = '0sa 0tb 1ub 1u-'
+        self.assertEqual([1, 2], self.chosen(2, text))
+        self.assertEqual([1, 2], self.chosen(2, text, 'nvlink', True))
+        apart = '0sa 0tb 1uc 1u-'
+        for level, expected in (
+            ('nvlink', []),
+            ('switch', [2, 3]),
+            # A switch is closer, but these two are as good.
+            ('numa', [2, 3]),
+        ):
+            self.assertEqual(expected, self.chosen(2, apart, level, True))
+        self.assertEqual([2, 3], self.chosen(2, apart, 'nvlink', False))
+        self.assertEqual([], self.chosen(3, apart, 'numa', True))
+        self.assertEqual([0, 2, 3], self.chosen(3, apart, 'numa', False))
+        self.assertEqual([0], self.chosen(1, apart, 'nvlink', True))
+
+    def test_switch_before_links_where_it_is_wanted(self) -> None:
+        # Linked are closer still, and count.
+        self.assertEqual([0, 1], self.chosen(2, '0sa 1ta 0s-', 'switch', True))
 
     def test_cards_without_links_are_no_set(self) -> None:
         # Three that have nothing but the node, and a pair.

@@ -19,7 +19,7 @@ from typing import Any
 import testtools
 
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.topology import Place, places, tie
+from nova_gpu.model.topology import TIES, Place, places, tie, together
 from tests.unit import base
 
 PORT, UP, DOWN, OTHER = (
@@ -79,7 +79,7 @@ class PlacesTest(testtools.TestCase):
     def test_tie(self) -> None:
         here = Place(0, UP, 'a')
         for expected, there in (
-            ('clique', Place(1, OTHER, 'a')),
+            ('nvlink', Place(1, OTHER, 'a')),
             ('switch', Place(0, UP, 'b')),
             ('numa', Place(0, OTHER, None)),
             ('host', Place(1, OTHER, None)),
@@ -87,3 +87,22 @@ class PlacesTest(testtools.TestCase):
             self.assertEqual(expected, tie(here, there))
             self.assertEqual(expected, tie(there, here))
         self.assertEqual('numa', tie(Place(-1), Place(-1)))
+
+    def test_together(self) -> None:
+        here = Place(0, UP, 'a')
+        for there, levels in (
+            (Place(1, OTHER, 'a'), ('nvlink', 'switch', 'numa', 'host')),
+            (Place(0, UP, 'b'), ('switch', 'numa', 'host')),
+            (Place(0, OTHER, None), ('numa', 'host')),
+            (Place(1, OTHER, None), ('host',)),
+        ):
+            self.assertEqual(
+                levels,
+                tuple(n for n in TIES if together([here, there], n)),
+            )
+        # Two that have no clique don't share one; a single card has all.
+        self.assertFalse(together([Place(0), Place(0)], 'switch'))
+        self.assertTrue(together([Place(0)], 'nvlink'))
+        # Each two of them share something, all three nothing.
+        three = [Place(0, UP, 'a'), Place(1, OTHER, 'a'), Place(0, UP, 'b')]
+        self.assertFalse(together(three, 'numa'))
