@@ -147,13 +147,13 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             )
 
     def _gpu_guests(self) -> list[GuestDevices]:
+        libvirt = libvirt_driver.libvirt
         guests = []
         for guest in self._host.list_guests(only_running=False):
             try:
                 text = guest.get_xml_desc()
-            except libvirt_driver.libvirt.libvirtError as exc:
-                code = exc.get_error_code()
-                if code != libvirt_driver.libvirt.VIR_ERR_NO_DOMAIN:
+            except libvirt.libvirtError as exc:
+                if exc.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
                 continue  # it has gone since it was listed
             guests.append(parse_guest(text, guest.name))
@@ -181,9 +181,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         data: dict[str, Any] = super().get_available_resource(nodename)
         interval = CONF.gpu.audit_interval
         if 0 <= interval <= time.monotonic() - self._gpu_audited:
+            libvirt = libvirt_driver.libvirt
             try:
                 self._gpu_reconcile()
-            except libvirt_driver.libvirt.libvirtError as exc:
+            except libvirt.libvirtError as exc:
                 LOG.warning('Could not compare the GPUs with guests: %s', exc)
         stats = data.setdefault('stats', {})
         found = self._gpus.map(self._gpus.view(), len(self.list_instances()))

@@ -63,6 +63,8 @@ _FILTER = ('nova.scheduler.filters', 'BaseHostFilter')
 DRIVER = (
     Seam('nova.virt.libvirt.driver', '', 'LibvirtDriver', None,
          'the driver that ours extends'),
+    Seam('nova.virt.libvirt.driver', '', 'libvirt', None,
+         "libvirt's own module, for its errors"),
     Seam(*_DRIVER, '__init__', 'virtapi, read_only',
          'makes our tracker, once the options are there'),
     Seam(*_DRIVER, 'init_host', 'host',
@@ -130,7 +132,7 @@ DRIVER = (
     Seam(*_DRIVER, 'pgpu_type_default', None,
          'the same, if one type is for all cards'),
     Seam(*_HOST, 'list_guests', 'only_running',
-         'the guests when nova-compute starts'),
+         'the guests when nova-compute starts, and now and then'),
     Seam(*_HOST, 'get_hostname', '', "the compute node's name"),
     Seam(*_HOST, 'get_node_uuid', '', 'the UUID of its resource provider'),
     Seam(*_HOST, 'has_min_version', '*, lv_ver, hv_ver, hv_type',

@@ -393,10 +393,11 @@ def _built(test: Any, server_id: str) -> Server:
         if found['status'] == 'BUILD' or found['OS-EXT-STS:task_state']:
             return None
         if found['status'] == 'ERROR':
-            # Nova doesn't finish the events of a build that was rescheduled.
             return found if 'fault' in found else None
         events = _events(test, found, set())
-        if any(e['finish_time'] is None for e in events):
+        # Of a build that one host handed on to another Nova finishes one.
+        handed_on = len({event['host'] for event in events}) > 1
+        if not handed_on and any(e['finish_time'] is None for e in events):
             return None
         return found
 

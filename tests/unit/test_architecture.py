@@ -41,7 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     'host': {'model', 'sysfs'},
     'mechanism': {'exception', 'model'},
     'cleaner': {'exception', 'mechanism', 'model', 'putaside'},
-    'tracker': {'cleaner', 'exception', 'mechanism', 'model', 'putaside'},
+    'waiting': {'mechanism', 'model'},
+    'tracker': {
+        'cleaner', 'exception', 'mechanism', 'model', 'putaside', 'waiting',
+    },
     'restore': {'exception', 'mechanism', 'model'},
     'extra_specs': {'exception', 'model'},
     'scheduler': {'conf', 'exception', 'model'},
