@@ -43,7 +43,7 @@ class TopologyTest(base.CliTest):
         rule = '{"address": "%s", "clique": "bridge 1"}'
         rules = (a for n in (ONE, THREE) for a in ('--rule', rule % n))
         first, *_ = self.topology('-f', 'json', *rules).json
-        self.assertEqual(('switch', 'clique'), (first[TWO], first[THREE]))
+        self.assertEqual(('switch', 'nvlink'), (first[TWO], first[THREE]))
 
     def test_board(self) -> None:
         hosts.a100_board(self.fake)
@@ -51,7 +51,7 @@ class TopologyTest(base.CliTest):
         self.assertEqual(8, len(rows))
         for row in rows:
             self.assertEqual(
-                ['-', *['clique'] * 7],
+                ['-', *['nvlink'] * 7],
                 sorted(v for k, v in row.items() if k != 'Address'),
             )
         off = '{"product_id": "20b0", "clique": "none"}'
