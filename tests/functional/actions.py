@@ -30,9 +30,9 @@ from tests.functional import base
 
 Server = dict[str, Any]
 
-#: How long an action may take, in seconds, and how often to look: rarely, as
-#: in one process the API takes its time from those who act.
-TIMEOUT, FIRST_LOOK, LAST_LOOK = 60.0, 0.15, 0.6
+#: How often to look, in seconds: rarely, as in one process the API takes its
+#: time from those who act.
+FIRST_LOOK, LAST_LOOK = 0.15, 0.6
 
 ANY = ('ACTIVE', 'SHUTOFF', 'PAUSED', 'SUSPENDED', 'RESCUE', 'ERROR',
        'SHELVED', 'SHELVED_OFFLOADED', 'VERIFY_RESIZE')  # fmt: skip
@@ -409,7 +409,7 @@ def _built(test: Any, server_id: str) -> Server:
 
 def _wait(outcome: Callable[[], Any], what: str) -> Any:
     """Ask until there is an outcome."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + base.PATIENCE
     pause = FIRST_LOOK
     while not (found := outcome()):
         if time.monotonic() > deadline:

@@ -122,7 +122,10 @@ class PutAsideTest(base.GpuServersTest):
         for function in (wedged, str(vgpu)):
             self.fake.unwedge(function)
             self.release(function)
-        # The command writes files; the card that follows them is a fake.
+            # The command writes files; the card that follows them is a fake.
+            current = self.fake.device(function) / 'nvidia/current_vgpu_type'
+            self.assertTrue(current.read_text().startswith('0'))
+            current.write_text('0\n')
         self.fake.set_mixed(card, False)
         self._run_periodics()
         self.assertEqual([], self.aside(card))
