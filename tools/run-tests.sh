@@ -23,23 +23,28 @@ set -u
 rm -rf build/lib build/stestr
 mkdir -p build/stestr
 status=0
+tests_failed=0
+ran_again=0
 environments=py3,functional
 for release in "$@"; do
     environments+=,py3-nova$release,functional-nova$release
 done
 .venv/bin/tox run -e pep8,docs || status=1
-.venv/bin/tox run -e "$environments" # the results are counted below
+.venv/bin/tox run -e "$environments" || tests_failed=1
 
-# What a release has results of. The older ones run on eventlet only.
-repositories() {
-    local suffix=
-    [ "$1" -eq 34 ] || suffix=-nova$1
-    echo "build/stestr/py3$suffix"
-    [ "$1" -lt 34 ] || echo "build/stestr/functional$suffix-threading"
-    echo "build/stestr/functional$suffix-eventlet"
+# What a release has results of, and whether without eventlet.
+modes() {
+    if [ "$1" -lt 34 ]; then
+        echo eventlet false
+        echo long false
+    else
+        echo threading true
+        echo eventlet false
+        echo long true
+    fi
 }
 
-# run_again ENVIRONMENT MODE NO_EVENTLET
+# run_again ENVIRONMENT MODE WITHOUT_EVENTLET
 run_again() {
     local stestr=(".tox/$1/bin/stestr" --repo-url "build/stestr/$1-$2")
     local failing
@@ -47,7 +52,9 @@ run_again() {
     # More of them isn't the machine.
     if [ "$failing" -ge 1 ] && [ "$failing" -le 5 ]; then
         echo "== Again, alone: $failing that failed in $1-$2"
+        ran_again=1
         OS_NOVA_DISABLE_EVENTLET_PATCHING=$3 OS_TEST_TIMEOUT=900 \
+            NOVA_GPU_TESTS_UNTIL='' \
             "${stestr[@]}" --test-path tests/functional run --failing --serial
     fi
 }
@@ -56,17 +63,20 @@ count() {
     .venv/bin/python tools/count-tests.py "$@"
 }
 
-run_again functional threading true
-for release in "" "$@"; do
-    run_again "functional${release:+-nova$release}" eventlet false
-done
-
 all=()
 for release in 34 "$@"; do
-    mapfile -t own < <(repositories "$release")
+    suffix=-nova$release
+    [ "$release" -lt 34 ] || suffix=
+    own=("build/stestr/py3$suffix")
+    while read -r mode without_eventlet; do
+        run_again "functional$suffix" "$mode" "$without_eventlet" </dev/null
+        own+=("build/stestr/functional$suffix-$mode")
+    done < <(modes "$release")
     all+=("${own[@]}")
     [ $# -eq 0 ] || echo "Nova $release: $(count "${own[@]}")"
 done
 count "${all[@]}" | tee build/test-count
 [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
+# What went wrong was no test.
+[ $tests_failed -eq $ran_again ] || status=1
 exit $status

@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fixtures
+import testtools
 from lxml import etree
 from nova import context as nova_context
 from nova import objects
@@ -81,6 +82,8 @@ logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 #: How long servers may take, in seconds: longer than Nova's own tests let
 #: them, since two cores may be busy with other work.
 PATIENCE = 300
+#: The moment after which no test begins, in seconds since the epoch.
+UNTIL = float(os.environ.get('NOVA_GPU_TESTS_UNTIL') or 'inf')
 #: The hosts of this process by their root, for the driver to find.
 HOSTS: dict[str, FakeSysfs] = {}
 #: What happens on them while nova-compute waits for a driver.
@@ -94,6 +97,12 @@ GOLDEN = pathlib.Path(__file__).parent / 'xml'
 #: Set it to write them anew; look at each before it is committed.
 WRITE_GOLDEN = 'NOVA_GPU_WRITE_GOLDEN'
 NOVA_NAMESPACE = 'http://openstack.org/xmlns/libvirt/nova/1.1'
+
+
+def skip_if_late(test: testtools.TestCase) -> None:
+    """Skip a test for which no time is left."""
+    if time.time() > UNTIL:
+        test.skipTest('the time for all tests is over')
 
 
 class ReadersFirstLock:
@@ -219,6 +228,7 @@ class GpuServersTest(nova_base.ServersTestBase):
     RESTORE_TIMEOUT = 0
 
     def setUp(self) -> None:
+        skip_if_late(self)
         gpu_conf.register_opts(CONF)
         self.flags(
             available_filters=[

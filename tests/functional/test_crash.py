@@ -30,7 +30,7 @@ import testscenarios
 import testtools
 
 from tests.fixtures import hosts
-from tests.functional import crash
+from tests.functional import base, crash
 from tests.functional.test_boot import A100, T4_4Q, T4_8Q
 
 load_tests = testscenarios.load_tests_apply_scenarios
@@ -114,6 +114,7 @@ class CrashTest(testscenarios.WithScenarios, testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        base.skip_if_late(self)
         self.root = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.number = 0
 
