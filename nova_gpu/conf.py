@@ -51,7 +51,8 @@ out), ``resource_class`` (``VGPU``, ``PGPU`` or ``CUSTOM_...``, in place of
 the default ``CUSTOM_GPU_<model>`` or ``CUSTOM_VGPU_<profile>``), ``traits``
 (a list of ``CUSTOM_...`` traits to add), ``virtual_functions`` (a number, or
 ``"all"``: where none is enabled when nova-compute starts, enable so many;
-NVIDIA's driver always enables all).
+NVIDIA's driver always enables all), ``clique`` (a name: cards with the same
+are all linked by NVLink or its like; ``none`` for a card that isn't linked).
 
 Examples::
 

@@ -48,6 +48,10 @@ _DESCRIPTIONS = {
         "Whether the server's CPUs and memory must, should or need not be "
         'on the NUMA node of its GPUs.'
     ),
+    'gpu:topology': (
+        'What whole cards of the server must share at least, or should: '
+        'NVLink, a PCIe switch, a NUMA node.'
+    ),
     'gpu:vgpu_params': 'Plugin parameters of the vGPUs: key=value,key=value.',
 }
 

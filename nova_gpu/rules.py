@@ -57,6 +57,7 @@ SCHEMA: dict[str, Any] = {
             'minimum': 1,
             'pattern': r'^all\Z',
         },
+        'clique': {'type': 'string', 'pattern': r'^[A-Za-z0-9_.: -]+\Z'},
     },
 }
 
@@ -114,6 +115,7 @@ def _parse(number: int, text: str) -> Rule:
         resource_class=data.get('resource_class'),
         traits=_tuple(data.get('traits')),
         virtual_functions=_count(data.get('virtual_functions')),
+        clique=data.get('clique'),
     )
 
 

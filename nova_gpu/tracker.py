@@ -573,7 +573,7 @@ class Tracker:
             held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
             try:
                 for unit in mechanism.choose(
-                    pool, uses, want.resource_class, left, held
+                    pool, uses, want.resource_class, left, held, request
                 ):
                     _tell('Claimed', unit, consumer)
                     made = mechanism.prepare(unit, request, self._effects)

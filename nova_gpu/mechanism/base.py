@@ -69,13 +69,15 @@ class Mechanism(abc.ABC):
     """Base of all mechanisms.
 
     ``use`` is what rules call it, ``display`` and ``params`` whether its
-    units can show a screen and take plugin parameters.
+    units can show a screen and take plugin parameters. ``topology`` says
+    whether it chooses cards by what they share.
     """
 
     name: str
     use: str
     display = False
     params = False
+    topology = False
 
     @abc.abstractmethod
     def recognizes(self, card: Card) -> bool:
@@ -103,11 +105,13 @@ class Mechanism(abc.ABC):
         resource_class: str,
         count: int,
         held: Sequence[Unit],
+        request: GpuRequest,
     ) -> tuple[Unit, ...]:
         """Choose ``count`` units of a pool; changes nothing.
 
         :param uses: the cards of the pool
         :param held: all units of the pool in use
+        :param request: the flavor's, for its policy
         :raises nova_gpu.exception.NotEnoughUnits: with the reason
         """
 

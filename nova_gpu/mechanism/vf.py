@@ -64,6 +64,7 @@ class PlainVf(Passthrough):
         resource_class: str,
         count: int,
         held: Sequence[Unit],
+        request: GpuRequest,
     ) -> tuple[Unit, ...]:
         use = uses[0] if uses else None
         free: list[VirtualFunction] = []

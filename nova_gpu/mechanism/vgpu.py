@@ -176,6 +176,7 @@ class Vgpu(Mechanism):
         resource_class: str,
         count: int,
         held: Sequence[Unit],
+        request: GpuRequest,
     ) -> tuple[Unit, ...]:
         use = uses[0] if uses else None
         offer = next(

@@ -26,12 +26,14 @@ from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
 from nova_gpu.model.profile import token
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
+from nova_gpu.model.topology import places
 
 
 class WholeCard(Passthrough):
     """A card goes to one guest, with the other functions of its slot."""
 
     name = 'whole'
+    topology = True
 
     def recognizes(self, card: Card) -> bool:
         is_pci = isinstance(card.address, PciAddress)
@@ -71,6 +73,7 @@ class WholeCard(Passthrough):
         resource_class: str,
         count: int,
         held: Sequence[Unit],
+        request: GpuRequest,
     ) -> tuple[Unit, ...]:
         taken = {unit.card for unit in held}
         free = [
@@ -80,13 +83,19 @@ class WholeCard(Passthrough):
             and use.offers[0].free
             and use.offers[0].resource_class == resource_class
         ]
-        chosen = choose_cards(count, free)
+        near = places((use.card, use.ruling.clique) for use in uses)
+        chosen = choose_cards(
+            count, free, near, request.topology, request.topology_required
+        )
         if not chosen:
+            reason = f'{len(free)} of its {len(uses)} cards are free'
+            if len(free) >= count:
+                reason += (
+                    f', and no {count} of them share {request.topology}, '
+                    f'which gpu:topology requires'
+                )
             raise exception.NotEnoughUnits(
-                pool.key,
-                resource_class,
-                count,
-                f'{len(free)} of its {len(uses)} cards are free',
+                pool.key, resource_class, count, reason
             )
         return tuple(self._unit(card, resource_class) for card in chosen)
 

@@ -92,7 +92,9 @@ class Card:
     MIG GPU instances, None without MIG or where it isn't known. ``bars`` are
     the sizes in bytes of the 64-bit memory BARs, ``vf_bars`` those of one
     virtual function. ``resettable`` says whether the kernel offers to reset
-    the card.
+    the card. ``bridges`` are the PCI bridges above it, the root port first.
+    ``linked`` is how many cards of the model a board has that links them all
+    with each other, 0 if there is no such board.
     """
 
     address: Address
@@ -119,6 +121,8 @@ class Card:
     bars: tuple[int, ...] = ()
     vf_bars: tuple[int, ...] = ()
     resettable: bool = False
+    bridges: tuple[PciAddress, ...] = ()
+    linked: int = 0
 
     @property
     def vendor(self) -> str:

@@ -19,14 +19,17 @@ position, keys are single letters, and runs of positions become ranges.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
+import string
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nova_gpu import exception
 from nova_gpu.model.inventory import Mechanism, Pool, Unit, Use, provider_uuid
+from nova_gpu.model.topology import HOST, TIES, places
 
 #: The key in ``stats``.
 STATS_KEY = 'nova_gpu'
@@ -40,7 +43,9 @@ class PoolState:
     ``totals`` are the units by resource class. ``active`` is the class that
     a vGPU card has been fixed to, if it has; ``used`` counts units of that
     class, or cards; ``reserved`` are those that nobody gets. ``numa_nodes``
-    has one entry a card.
+    has one entry a card. So have, of cards that are chosen by what they share,
+    ``switches`` and ``cliques``, which are numbered and -1 where there is
+    none, and ``free``.
     """
 
     key: str
@@ -52,6 +57,29 @@ class PoolState:
     active: str | None = None
     display: bool = False
     params: bool = False
+    switches: tuple[int, ...] = ()
+    cliques: tuple[int, ...] = ()
+    free: tuple[bool, ...] = ()
+
+    def largest_set(self, level: str, *, free: bool = False) -> int:
+        """How many of the cards share ``level``, or what is closer, at most.
+
+        :param free: count those only that are free
+        """
+        if not self.free:
+            return sum(self.totals.values())  # it isn't known
+        most = 1
+        levels = (self.cliques, self.switches, self.numa_nodes)
+        for index, values in enumerate(levels[: TIES.index(level) + 1]):
+            counts = collections.Counter(
+                value
+                for value, is_free in zip(values, self.free, strict=True)
+                if is_free or not free
+            )
+            if index < 2:
+                del counts[-1]
+            most = max(most, *counts.values(), 0)
+        return most if level != HOST else len(self.free)
 
     def room(self, resource_class: str) -> int:
         """How many units of a class can still be had, if no other is had."""
@@ -120,6 +148,10 @@ class HostMap:
                 record['d'] = 1
             if pool.params:
                 record['p'] = 1
+            if pool.free:
+                record['s'] = _to_digits(pool.switches)
+                record['q'] = _to_digits(pool.cliques)
+                record['f'] = _to_digits(pool.free)
             records.append(record)
         data = {'v': VERSION, 'c': names, 'p': records}
         if self.instances is not None:
@@ -163,7 +195,28 @@ def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
         active=None if active is None else names[active],
         display=bool(record.get('d')),
         params=bool(record.get('p')),
+        switches=_per_card(record, 's'),
+        cliques=_per_card(record, 'q'),
+        free=tuple(map(bool, _per_card(record, 'f'))),
     )
+
+
+def _per_card(record: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """A number a card, if it is known of any."""
+    if 'f' not in record:
+        return ()
+    values = tuple(
+        -1 if digit == '-' else int(digit, 36) for digit in record[key]
+    )
+    if len(values) != len(record['n']):
+        raise ValueError(f'{key} and n are not of the same cards')
+    return values
+
+
+def _to_digits(values: Iterable[int]) -> str:
+    """A character a number below 36: a host has no more cards."""
+    digits = string.digits + string.ascii_lowercase
+    return ''.join('-' if value < 0 else digits[value] for value in values)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -211,6 +264,16 @@ def build(
                 default=None,
             )
         mechanism = known.get(pool.mechanism)
+        topology: dict[str, Any] = {}
+        if mechanism and mechanism.topology:
+            near = places((use.card, use.ruling.clique) for use in members)
+            topology = {
+                'switches': _numbered(p.switch for p in near.values()),
+                'cliques': _numbered(p.clique for p in near.values()),
+                'free': tuple(
+                    any(offer.free for offer in use.offers) for use in members
+                ),
+            }
         states.append(
             PoolState(
                 key=pool.key,
@@ -232,9 +295,18 @@ def build(
                 active=active,
                 display=bool(mechanism and mechanism.display),
                 params=bool(mechanism and mechanism.params),
+                **topology,
             )
         )
     return HostMap(tuple(states), instances)
+
+
+def _numbered(values: Iterable[object]) -> tuple[int, ...]:
+    """Values as numbers in the order in which they come; None is -1."""
+    numbers: dict[object, int] = {None: -1}
+    return tuple(
+        numbers.setdefault(value, len(numbers) - 1) for value in values
+    )
 
 
 def _to_ranges(positions: Iterable[int]) -> str:

@@ -86,6 +86,7 @@ class Mechanism(Protocol):
     use: str
     display: bool
     params: bool
+    topology: bool
 
     def recognizes(self, card: Card) -> bool:
         """Whether the card's state, as it is, asks for this mechanism."""

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 
 from nova_gpu import exception
+from nova_gpu.model.topology import HOST, TIES
 
 PREFIX = 'gpu:'
 DISPLAY = ('on', 'off')
@@ -28,9 +29,17 @@ NUMA_AFFINITY = ('required', 'preferred', 'none')
 PARAMS_PATTERN = '{0}(,{0})*'.format(r'[A-Za-z0-9_.]+=[A-Za-z0-9_.:-]+')
 
 #: Each key with what its value may be, for the message and for the check.
+LEVELS = (*TIES[:-1], 'any')
+STRENGTHS = ('required', 'preferred')
+
 KEYS: Mapping[str, tuple[str, ...]] = {
     'gpu:display': DISPLAY,
     'gpu:numa_affinity': NUMA_AFFINITY,
+    'gpu:topology': tuple(
+        f'{level}{strength}'
+        for level in LEVELS
+        for strength in ('', *(f':{s}' for s in STRENGTHS))
+    ),
     'gpu:vgpu_params': ('key=value[,key=value…]',),
 }
 
@@ -74,13 +83,16 @@ class GpuRequest:
     """A flavor's resources and its ``gpu:`` policy.
 
     ``resources`` are the amounts by resource class, of all groups together;
-    classes that have nothing to do with GPUs are among them.
+    classes that have nothing to do with GPUs are among them. ``topology`` is
+    the least that whole cards should share, or must.
     """
 
     resources: Mapping[str, int]
     display: bool = False
     numa_affinity: str = 'none'
     vgpu_params: str | None = None
+    topology: str = HOST
+    topology_required: bool = False
     policy: bool = False
 
     @classmethod
@@ -100,10 +112,13 @@ class GpuRequest:
                 if match and str(value).isdecimal():
                     name = match['name']
                     resources[name] = resources.get(name, 0) + int(value)
+        level, _, strength = policy.get('gpu:topology', 'any').partition(':')
         return cls(
             resources=resources,
             display=policy.get('gpu:display') == 'on',
             numa_affinity=policy.get('gpu:numa_affinity', 'none'),
             vgpu_params=policy.get('gpu:vgpu_params'),
+            topology=HOST if level == 'any' else level,
+            topology_required=level != 'any' and strength != 'preferred',
             policy=bool(policy),
         )

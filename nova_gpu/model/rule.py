@@ -31,7 +31,7 @@ class Rule:
 
     A field that is None isn't looked at, or says nothing.
     ``virtual_functions`` is how many to enable, :data:`ALL` for as many as
-    the card can have.
+    the card can have. Cards with the same ``clique`` are all linked.
     """
 
     number: int
@@ -46,6 +46,7 @@ class Rule:
     resource_class: str | None = None
     traits: tuple[str, ...] | None = None
     virtual_functions: int | None = None
+    clique: str | None = None
 
     def matches(self, card: Card, mechanism: str | None) -> bool:
         """Whether the rule speaks of ``card``, which serves ``mechanism``."""
@@ -64,7 +65,7 @@ class Rule:
 #: What a rule can say; each is decided by the first rule that says it.
 DECISIONS = (
     'use', 'profiles', 'reserved', 'resource_class', 'traits',
-    'virtual_functions',
+    'virtual_functions', 'clique',
 )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ class Ruling:
     resource_class: str | None = None
     traits: tuple[str, ...] = ()
     virtual_functions: int = 0
+    clique: str | None = None
     rules: tuple[int, ...] = ()
     decided: Mapping[str, int] = dataclasses.field(default_factory=dict)
     conflicts: tuple[str, ...] = ()

@@ -28,6 +28,8 @@ from nova_gpu.scheduler.maps import HostGpus
 
 Candidate = dict[str, Any]
 
+NO_VGPU = 'needs a vGPU, and the GPUs that it would give are whole cards'
+
 
 def lacks(
     candidate: Candidate,
@@ -35,22 +37,34 @@ def lacks(
     wanted: frozenset[str],
     request: GpuRequest,
 ) -> str | None:
-    """Which extra spec none of the candidate's GPUs can serve, if any.
+    """What the candidate's GPUs can't do, as they are, for the request.
 
-    A provider with a wanted class that the map doesn't know is newer than
-    the map, and gets the benefit of the doubt.
+    Whether cards that share something are free is no question here: the map
+    may be old. A provider with a wanted class that the map doesn't know is
+    newer than the map, and gets the benefit of the doubt.
     """
     pools = []
+    apart = 0
     for provider, allocation in candidate['allocations'].items():
         pool = gpus.providers.get(provider)
         if pool is not None:
             pools.append(pool)
+            count = sum(
+                n for c, n in allocation['resources'].items() if c in wanted
+            )
+            if count > pool.largest_set(request.topology):
+                apart = count
         elif not wanted.isdisjoint(allocation['resources']):
             return None
     if request.display and not any(pool.display for pool in pools):
-        return 'gpu:display=on'
+        return f'gpu:display=on {NO_VGPU}'
     if request.vgpu_params and not any(pool.params for pool in pools):
-        return 'gpu:vgpu_params'
+        return f'gpu:vgpu_params {NO_VGPU}'
+    if request.topology_required and apart:
+        return (
+            f'gpu:topology wants {apart} cards that share '
+            f'{request.topology}, and it has no such'
+        )
     return None
 
 

@@ -89,16 +89,11 @@ def _serves(
     found = host_state.allocation_candidates
     if not found:
         return True
-    if request.display or request.vgpu_params:
+    if request.display or request.vgpu_params or request.topology_required:
         lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
         able = [c for c, key in zip(found, lacking, strict=True) if not key]
         if not able:
-            LOG.debug(
-                'Host %s is refused: %s needs a vGPU, and the GPUs that it '
-                'would give are whole cards',
-                host_state.host,
-                lacking[0],
-            )
+            LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
             return False
         host_state.allocation_candidates = found = able
     if len(found) > 1:

@@ -15,14 +15,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import nova.conf
 from nova.scheduler import utils, weights
 
-from nova_gpu import conf
-from nova_gpu.model.request import gpu_classes
+from nova_gpu import conf, exception
+from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 CONF = nova.conf.CONF
@@ -63,38 +63,67 @@ class _Weigher(weights.BaseHostWeigher):
         self, weighed_obj_list: Iterable[Any], weight_properties: Any
     ) -> list[float]:
         self._multiplier = self._configured()
-        wanted = gpu_classes(weight_properties.flavor.extra_specs)
         gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
-        return self._weights(gpus, wanted)
+        return self._weights(gpus, weight_properties.flavor.extra_specs)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        wanted = gpu_classes(weight_properties.flavor.extra_specs)
-        return self._weights(CACHE.get([obj]), wanted)[0]
+        extra_specs = weight_properties.flavor.extra_specs
+        return self._weights(CACHE.get([obj]), extra_specs)[0]
 
     @abc.abstractmethod
     def _weights(
-        self, hosts: list[HostGpus], wanted: frozenset[str]
+        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
     ) -> list[float]:
-        """The hosts' weights; ``wanted`` are the request's classes."""
+        """The hosts' weights."""
 
 
 class GpuWeigher(_Weigher):
     """Packs: a request for GPUs goes where most of them are in use.
 
     Hosts with many free cards stay whole for the requests that need many.
+    Those come last that have no free cards that share what ``gpu:topology``
+    asks for, as far as their maps tell.
     """
 
     option = 'pack_weight_multiplier'
 
     def _weights(
-        self, hosts: list[HostGpus], wanted: frozenset[str]
+        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
     ) -> list[float]:
+        wanted = gpu_classes(extra_specs)
         if not wanted:
             return [0.0] * len(hosts)
+        apart = _apart(extra_specs)
         return [
-            0.0 if gpus.classes.isdisjoint(wanted) else gpus.fullness
+            0.0
+            if gpus.classes.isdisjoint(wanted)
+            else gpus.fullness - apart(gpus)
             for gpus in hosts
         ]
+
+
+def _apart(
+    extra_specs: Mapping[str, str],
+) -> Callable[[HostGpus], float]:
+    """1 of a host without a free set of cards that share what is asked."""
+    if 'gpu:topology' not in extra_specs:
+        return lambda gpus: 0.0
+    try:
+        request = GpuRequest.parse(extra_specs)
+    except exception.InvalidExtraSpec:
+        return lambda gpus: 0.0  # the filter refuses it
+
+    def apart(gpus: HostGpus) -> float:
+        return float(
+            not any(
+                pool.largest_set(request.topology, free=True) >= count
+                for pool in gpus.providers.values()
+                for name, count in request.resources.items()
+                if name in pool.totals
+            )
+        )
+
+    return apart
 
 
 class GpuAvoidWeigher(_Weigher):
@@ -103,8 +132,9 @@ class GpuAvoidWeigher(_Weigher):
     option = 'avoid_weight_multiplier'
 
     def _weights(
-        self, hosts: list[HostGpus], wanted: frozenset[str]
+        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
     ) -> list[float]:
+        wanted = gpu_classes(extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
             for gpus in hosts

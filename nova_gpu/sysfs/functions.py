@@ -18,6 +18,7 @@ tree, for ``resource`` drivers/pci/pci-sysfs.c and include/linux/ioport.h.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection
 
@@ -95,6 +96,20 @@ def read_virtual_functions(
             continue
         found.add(address)
     return tuple(sorted(found))
+
+
+def read_bridges(tree: Tree, address: PciAddress) -> tuple[PciAddress, ...]:
+    """The PCI bridges above a function, the root port first.
+
+    The way to its directory names them, below that of the root bus:
+    ``../../../devices/pci0000:17/0000:17:01.0/0000:18:00.0``.
+    """
+    way = (tree.target(f'{DEVICES}/{address}') or '').split('/')
+    found = []
+    for name in way[:-1]:
+        with contextlib.suppress(exception.InvalidAddress):
+            found.append(PciAddress.parse(name))
+    return tuple(found)
 
 
 def read_bars(tree: Tree, address: PciAddress) -> tuple[int, ...]:

@@ -31,14 +31,18 @@ PCI_IDS = ('usr/share/hwdata/pci.ids', 'usr/share/misc/pci.ids')
 
 
 class Model(NamedTuple):
-    """A card's product name without the vendor, and its memory in GiB."""
+    """A card's product name without the vendor, and its memory in GiB.
+
+    ``linked`` cards are on a board that links each with each other.
+    """
 
     name: str
     memory_gib: int | None
+    linked: int = 0
 
 
-# Names as in the PCI ID repository (pci-ids.ucw.cz), memory as in the
-# vendors' data sheets.
+# Names as in the PCI ID repository (pci-ids.ucw.cz), memory and boards as in
+# the vendors' data sheets. The boards of P100 and V100 link some pairs only.
 _NVIDIA = {
     0x0FF2: Model('GRID K1', 4),
     0x1023: Model('Tesla K40m', 12),
@@ -56,8 +60,8 @@ _NVIDIA = {
     0x1DB5: Model('Tesla V100 SXM2 32GB', 32),
     0x1DB6: Model('Tesla V100 PCIe 32GB', 32),
     0x1EB8: Model('Tesla T4', 16),
-    0x20B0: Model('A100 SXM4 40GB', 40),
-    0x20B2: Model('A100 SXM4 80GB', 80),
+    0x20B0: Model('A100 SXM4 40GB', 40, linked=8),
+    0x20B2: Model('A100 SXM4 80GB', 80, linked=8),
     0x20B5: Model('A100 PCIe 80GB', 80),
     0x20B7: Model('A30 PCIe', 24),
     0x20F1: Model('A100 PCIe 40GB', 40),
@@ -67,16 +71,16 @@ _NVIDIA = {
     0x2236: Model('A10', 24),
     0x2237: Model('A10G', 24),
     0x2321: Model('H100 NVL', 94),
-    0x2330: Model('H100 SXM5 80GB', 80),
+    0x2330: Model('H100 SXM5 80GB', 80, linked=8),
     0x2331: Model('H100 PCIe', 80),
-    0x2335: Model('H200 SXM 141GB', 141),
+    0x2335: Model('H200 SXM 141GB', 141, linked=8),
     0x233B: Model('H200 NVL', 141),
     0x25B6: Model('A2 / A16', 16),
     0x26B1: Model('RTX 6000 Ada Generation', 48),
     0x26B5: Model('L40', 48),
     0x26B9: Model('L40S', 48),
     0x27B8: Model('L4', 24),
-    0x2901: Model('B200', 180),
+    0x2901: Model('B200', 180, linked=8),
     0x2BB1: Model('RTX PRO 6000 Blackwell Workstation Edition', 96),
     0x2BB4: Model('RTX PRO 6000 Blackwell Max-Q Workstation Edition', 96),
     0x2BB5: Model('RTX PRO 6000 Blackwell Server Edition', 96),
@@ -91,8 +95,8 @@ _AMD = {
     0x740F: Model('Instinct MI210', 64),
     0x7460: Model('Radeon PRO V710', 28),
     0x74A0: Model('Instinct MI300A', 128),
-    0x74A1: Model('Instinct MI300X', 192),
-    0x74A5: Model('Instinct MI325X', 256),
+    0x74A1: Model('Instinct MI300X', 192, linked=8),
+    0x74A5: Model('Instinct MI325X', 256, linked=8),
 }
 _INTEL = {
     0x0BD5: Model('Data Center GPU Max 1550', 128),
@@ -113,6 +117,7 @@ class CardNames(NamedTuple):
     name: str
     model: str
     memory_mib: int | None
+    linked: int = 0
 
 
 def card_names(tree: Tree, vendor_id: int, product_id: int) -> CardNames:
@@ -127,6 +132,7 @@ def card_names(tree: Tree, vendor_id: int, product_id: int) -> CardNames:
         f'{vendor} {product}',
         f'{vendor} {model}',
         None if memory is None else memory * 1024,
+        known.linked if known else 0,
     )
 
 

@@ -150,4 +150,6 @@ class PciReader:
             total_vfs=max(0, total_vfs or 0),
             bars=functions.read_bars(tree, address),
             resettable='reset' in entries,
+            bridges=functions.read_bridges(tree, address),
+            linked=names.linked,
         )

@@ -36,6 +36,10 @@ class ExtraSpecsTest(testtools.TestCase):
             ('gpu:numa_affinity', 'required'),
             ('gpu:numa_affinity', 'preferred'),
             ('gpu:numa_affinity', 'none'),
+            ('gpu:topology', 'nvlink'),
+            ('gpu:topology', 'switch:required'),
+            ('gpu:topology', 'numa:preferred'),
+            ('gpu:topology', 'any'),
             ('gpu:vgpu_params', 'frame_rate_limiter=0'),
             ('gpu:vgpu_params', 'a.b=1,c_d=x:y-z'),
         ):
@@ -74,6 +78,6 @@ class ExtraSpecsTest(testtools.TestCase):
             for name, validator in validators.VALIDATORS.items()
             if name.startswith('gpu:')
         }
-        self.assertEqual(4, len(ours))
+        self.assertEqual(5, len(ours))
         for validator in ours.values():
             self.assertTrue(validator.description)

@@ -46,6 +46,7 @@ class ParseTest(testtools.TestCase):
             'resource_class': 'VGPU',
             'traits': ['CUSTOM_A', 'CUSTOM_B_2'],
             'virtual_functions': 8,
+            'clique': 'bridge 1',
         }
         self.assertEqual(set(SCHEMA['properties']), set(fields))
         self.assertEqual(
@@ -63,6 +64,7 @@ class ParseTest(testtools.TestCase):
                     resource_class='VGPU',
                     traits=('CUSTOM_A', 'CUSTOM_B_2'),
                     virtual_functions=8,
+                    clique='bridge 1',
                 ),
             ),
             parse_rules([json.dumps(fields)]),

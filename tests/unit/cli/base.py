@@ -95,6 +95,9 @@ class CliTest(testtools.TestCase):
     def host_show(self, *args: str) -> Result:
         return self.nova_gpu('host', 'show', '--root', self.root, *args)
 
+    def topology(self, *args: str) -> Result:
+        return self.nova_gpu('host', 'topology', '--root', self.root, *args)
+
     def release(self, *args: str) -> Result:
         return self.nova_gpu('host', 'release', '--root', self.root, *args)
 

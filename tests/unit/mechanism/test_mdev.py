@@ -30,6 +30,7 @@ from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs, FakeType
 from tests.unit import base
 
+NONE = GpuRequest({})
 T4 = '0000:3b:00.0'
 A40 = '0000:41:00.0'
 T4_2Q, T4_4Q, T4_8Q = (f'CUSTOM_VGPU_NVIDIA_T4_{n}Q' for n in (2, 4, 8))
@@ -83,7 +84,7 @@ class MdevTest(base.HostTest):
 
     def choose(self, use: Use, name: str, count: int = 1) -> list[Unit]:
         (pool,) = pools([use])
-        return list(self.mdev.choose(pool, [use], name, count, []))
+        return list(self.mdev.choose(pool, [use], name, count, [], NONE))
 
     def make(self, name: str = T4_8Q, count: int = 1,
              address: str = T4) -> list[Unit]:  # fmt: skip
@@ -247,8 +248,9 @@ class ChooseTest(MdevTest):
     def test_card_that_is_gone(self) -> None:
         (pool,) = pools([self.use()])
         error = self.assertRaises(
-            exception.NotEnoughUnits, self.mdev.choose, pool, [], T4_8Q, 1, []
-        )
+            exception.NotEnoughUnits,
+            self.mdev.choose, pool, [], T4_8Q, 1, [], NONE,
+        )  # fmt: skip
         self.assertIn('its card is gone', str(error))
 
     def test_functions_one_after_the_other(self) -> None:

@@ -62,7 +62,7 @@ class VendorVfioTest(base.HostTest):
                aside: str | None = None) -> list[Unit]:  # fmt: skip
         use = self.use(aside=aside)
         (pool,) = pools([use])
-        return list(self.mechanism.choose(pool, [use], name, count, []))
+        return list(self.mechanism.choose(pool, [use], name, count, [], NONE))
 
     def make(self, name: str = A10_8Q, count: int = 1) -> list[Unit]:
         return [
@@ -137,7 +137,7 @@ class OffersTest(VendorVfioTest):
         pool = self.mechanism.pool_key(card)
         use = Use(card, 'vendor_vfio', pool, offers)
         (unit,) = self.mechanism.choose(
-            pools([use])[0], [use], name.format(48), 1, []
+            pools([use])[0], [use], name.format(48), 1, [], NONE
         )
         held = self.mechanism.prepare(unit, NONE, self.fake)
         (card,) = self.cards().values()
@@ -239,7 +239,12 @@ class MakeTest(VendorVfioTest):
         offers = self.mechanism.offers(card, Ruling(), ())
         use = Use(card, 'vendor_vfio', self.mechanism.pool_key(card), offers)
         (unit,) = self.mechanism.choose(
-            pools([use])[0], [use], 'CUSTOM_VGPU_NVIDIA_A100_2_10C', 1, []
+            pools([use])[0],
+            [use],
+            'CUSTOM_VGPU_NVIDIA_A100_2_10C',
+            1,
+            [],
+            NONE,
         )
         self.fake.set_gpu_instances(str(card.address), (1, 1))
         error = self.assertRaises(

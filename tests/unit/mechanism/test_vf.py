@@ -60,7 +60,7 @@ class PlainVfTest(base.HostTest):
         use = self.use(*held, aside=aside)
         (pool,) = pools([use])
         return list(
-            self.mechanism.choose(pool, [use], NAME, count, list(held))
+            self.mechanism.choose(pool, [use], NAME, count, list(held), NONE)
         )
 
     def figures(self, use: Use) -> tuple[str, int, int, int]:

@@ -26,6 +26,7 @@ from nova_gpu.model.rule import Ruling
 from tests.fixtures import hosts
 from tests.unit import base
 
+NONE = GpuRequest({})
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
 
 
@@ -51,7 +52,9 @@ class WholeCardTest(base.HostTest):
 
     def choose(self, uses: list[Use], count: int, *held: Unit,
                name: str = A100) -> list[str]:  # fmt: skip
-        units = self.whole.choose(self.pool(uses), uses, name, count, held)
+        units = self.whole.choose(
+            self.pool(uses), uses, name, count, held, NONE
+        )
         return [unit.device for unit in units]
 
     def test_recognizes(self) -> None:
@@ -92,9 +95,25 @@ class WholeCardTest(base.HostTest):
             used.resource_class, used.total, used.used, used.free,
         ))  # fmt: skip
 
+    def test_required_topology_that_is_not_free(self) -> None:
+        uses = [
+            self.use('0000:21:00.0'),
+            self.use('0000:81:00.0', numa_node=1),
+        ]
+        error = self.assertRaises(
+            exception.NotEnoughUnits,
+            self.whole.choose, self.pool(uses), uses, A100, 2, [],
+            GpuRequest({}, topology='numa', topology_required=True),
+        )  # fmt: skip
+        self.assertIn(
+            '2 of its 2 cards are free, and no 2 of them share numa, which '
+            'gpu:topology requires',
+            str(error),
+        )
+
     def test_choice_leaves_out_what_is_held(self) -> None:
         uses = [self.use(f'0000:2{i}:00.0') for i in range(3)]
-        held = self.whole.choose(self.pool(uses), uses, A100, 1, [])
+        held = self.whole.choose(self.pool(uses), uses, A100, 1, [], NONE)
         self.assertEqual(['0000:20:00.0'], [u.device for u in held])
         self.assertEqual(
             ['0000:21:00.0', '0000:22:00.0'], self.choose(uses, 2, *held)
@@ -125,7 +144,9 @@ class WholeCardTest(base.HostTest):
         use = Use(card, 'whole', self.whole.pool_key(card),
                   self.whole.offers(card, Ruling(), []))  # fmt: skip
         pool = self.pool([use])
-        (unit,) = self.whole.choose(pool, [use], *pool.inventories, 1, [])
+        (unit,) = self.whole.choose(
+            pool, [use], *pool.inventories, 1, [], NONE
+        )
         self.assertEqual(card.functions, unit.functions)
         self.assertEqual(4, len(unit.functions))
         request = GpuRequest({}, vgpu_params='a=b')

@@ -18,6 +18,8 @@ from __future__ import annotations
 import collections
 import itertools
 import random
+from collections.abc import Iterable
+from typing import Any, cast
 
 import testtools
 from hypothesis import given
@@ -28,6 +30,7 @@ from nova_gpu.model.choice import choose_cards, could_pack, pools_in_order
 from nova_gpu.model.claim import Want
 from nova_gpu.model.device import Card
 from nova_gpu.model.inventory import Offer, Use
+from nova_gpu.model.topology import Place
 from tests.unit import base
 
 nodes = st.lists(st.integers(-1, 3), max_size=12)
@@ -104,6 +107,123 @@ class ChooseCardsTest(testtools.TestCase):
         free = cards([0, 0, 1, 1, 1, 1])
         self.assertEqual(tuple(free[:2]), choose_cards(2, free))
         self.assertEqual(tuple(free[2:5]), choose_cards(3, free))
+
+
+def spread(text: str) -> tuple[list[Card], dict[Any, Place]]:
+    """Cards by words of a NUMA node, a switch and a clique: ``0s-``.
+
+    ``-`` is none; those that are in use are in brackets, and not free.
+    """
+    free = []
+    near = {}
+    for index, word in enumerate(text.split()):
+        node, switch, clique = word.strip('()')
+        card = base.card(f'0000:{index:02x}:00.0', numa_node=int(node))
+        near[card.address] = Place(
+            int(node),
+            None if switch == '-' else PciAddress(1, ord(switch), 0, 0),
+            None if clique == '-' else clique,
+        )
+        if '(' not in word:
+            free.append(card)
+    return free, near
+
+
+class CloseCardsTest(testtools.TestCase):
+    """Linked cards, switches and nodes: close, and with the rest whole."""
+
+    def chosen(self, count: int, text: str, *wish: Any) -> list[int]:
+        found = choose_cards(count, *spread(text), *wish)
+        return [cast(PciAddress, card.address).bus for card in found]
+
+    def test_linked_before_near(self) -> None:
+        self.assertEqual([1, 2], self.chosen(2, '0s- 0sa 1ta 0s-'))
+
+    def test_one_node_before_one_switch(self) -> None:
+        self.assertEqual([1, 2, 3], self.chosen(3, '1s- 0t- 0t- 0u- 1s-'))
+
+    def test_one_switch_of_a_node(self) -> None:
+        self.assertEqual([1, 3], self.chosen(2, '0s- 0t- 0u- 0t-'))
+
+    def test_one_card_breaks_no_pair(self) -> None:
+        self.assertEqual([4], self.chosen(1, '0-a 0-a 0-b 0-b 0--'))
+        self.assertEqual([3], self.chosen(1, '0-a 0-a (0-b) 0-b'))
+
+    def test_two_cards_of_a_board_leave_four(self) -> None:
+        board = '0sa 0sa 0ta 0ta 1ua 1ua 1va 1va'
+        self.assertEqual([0, 1], self.chosen(2, board))
+        # Node 0 has been begun already: node 1 stays whole.
+        begun = '(0sa) (0sa) 0ta 0ta 1ua 1ua 1va 1va'
+        self.assertEqual([2, 3], self.chosen(2, begun))
+        self.assertEqual([4, 5, 6, 7], self.chosen(4, begun))
+
+    def test_the_board_that_is_begun(self) -> None:
+        boards = '0-a 0-a (0-a) 0-a 1-b 1-b 1-b 1-b'
+        self.assertEqual([0, 1], self.chosen(2, boards))
+        self.assertEqual([0, 1, 3], self.chosen(3, boards))
+        self.assertEqual([4, 5, 6, 7], self.chosen(4, boards))
+
+    def test_what_is_required_and_what_is_preferred(self) -> None:
+        text = '0sa 0tb 1ub 1u-'
+        self.assertEqual([1, 2], self.chosen(2, text))
+        self.assertEqual([1, 2], self.chosen(2, text, 'nvlink', True))
+        apart = '0sa 0tb 1uc 1u-'
+        for level, expected in (
+            ('nvlink', []),
+            ('switch', [2, 3]),
+            # A switch is closer, but these two are as good.
+            ('numa', [2, 3]),
+        ):
+            self.assertEqual(expected, self.chosen(2, apart, level, True))
+        self.assertEqual([2, 3], self.chosen(2, apart, 'nvlink', False))
+        self.assertEqual([], self.chosen(3, apart, 'numa', True))
+        self.assertEqual([0, 2, 3], self.chosen(3, apart, 'numa', False))
+        self.assertEqual([0], self.chosen(1, apart, 'nvlink', True))
+
+    def test_switch_before_links_where_it_is_wanted(self) -> None:
+        # Linked are closer still, and count.
+        self.assertEqual([0, 1], self.chosen(2, '0sa 1ta 0s-', 'switch', True))
+
+    def test_cards_without_links_are_no_set(self) -> None:
+        # Three that have nothing but the node, and a pair.
+        self.assertEqual([3, 4], self.chosen(2, '0-- 0-- 0-- 0-a 0-a'))
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.integers(0, 1), st.sampled_from('-st'),
+                st.sampled_from('-ab'), st.booleans(),
+            ),
+            max_size=8,
+        ),
+        st.integers(1, 4),
+    )  # fmt: skip
+    def test_nothing_closer_is_free(
+        self, words: list[tuple[int, str, str, bool]], count: int
+    ) -> None:
+        """Compared with all sets that there are."""
+        text = ' '.join(
+            f'{node}{switch}{clique}' if free else f'({node}{switch}{clique})'
+            for node, switch, clique, free in words
+        )
+        free, near = spread(text)
+        chosen = choose_cards(count, free, near)
+        self.assertEqual(count if count <= len(free) else 0, len(chosen))
+        if not chosen:
+            return
+
+        def crossed(cards: Iterable[Card]) -> tuple[int, ...]:
+            found = [(c, near[c.address]) for c in cards]
+            return (
+                len({p.clique or c.address for c, p in found}),
+                len({p.numa_node for _, p in found}),
+                len({p.switch or c.address for c, p in found}),
+            )
+
+        self.assertEqual(
+            min(map(crossed, itertools.combinations(free, count))),
+            crossed(chosen),
+        )
 
 
 def use(pool: str, used: int, free: int, name: str = '8Q') -> Use:

@@ -225,7 +225,7 @@ class BuildTest(base.TrackerTest):
         for index in range(16):
             self.fake.add_gpu(f'0000:{index:02x}:00.0', iommu_group=index)
         self.claim('a', 'nvidia_a100_sxm4_40gb', A100, 16)
-        self.assertLess(len(self.map().dump()), LIMIT / 32)
+        self.assertLess(len(self.map().dump()), LIMIT / 24)
 
     def test_size_of_16_cards_of_20_types(self) -> None:
         kinds = tuple(

@@ -48,12 +48,12 @@ class CheckTest(testtools.TestCase):
         )
 
     def test_every_value_that_is_allowed(self) -> None:
-        for key in ('gpu:display', 'gpu:numa_affinity'):
+        for key in ('gpu:display', 'gpu:numa_affinity', 'gpu:topology'):
             for value in KEYS[key]:
                 check_extra_spec(key, value)
 
     def test_values_that_are_not(self) -> None:
-        for key in ('gpu:display', 'gpu:numa_affinity'):
+        for key in ('gpu:display', 'gpu:numa_affinity', 'gpu:topology'):
             for value in ('', 'ON', 'true', 'on ', 'require'):
                 self.assertEqual(KEYS[key], self.refusal(key, value).allowed)
 
@@ -101,6 +101,21 @@ class ParseTest(testtools.TestCase):
                 }
             ),
         )
+
+    def test_topology(self) -> None:
+        for value, expected in (
+            ('nvlink', ('nvlink', True)),
+            ('nvlink:required', ('nvlink', True)),
+            ('switch:preferred', ('switch', False)),
+            ('numa', ('numa', True)),
+            ('any', ('host', False)),
+            ('any:required', ('host', False)),
+        ):
+            request = GpuRequest.parse({'gpu:topology': value})
+            self.assertEqual(
+                expected, (request.topology, request.topology_required)
+            )
+            self.assertTrue(request.policy)
 
     def test_what_is_no_amount_is_left_to_nova(self) -> None:
         request = GpuRequest.parse(

@@ -212,6 +212,47 @@ class RefusingTest(FilterTest):
         self.assertEqual(['gpu1'], self.passing(specs, state))
         self.assertEqual([vgpu], state.allocation_candidates)
 
+    def test_topology_that_the_host_does_not_have(self) -> None:
+        """Whether such cards are free may have changed since."""
+        near = self.fake()
+        apart = self.fake()
+        for index in range(4):
+            for fake, node in ((near, index // 3), (apart, index // 2)):
+                fake.add_gpu(
+                    f'0000:{index:02x}:00.0', 0x2235, iommu_group=index,
+                    numa_node=node,
+                )  # fmt: skip
+        a40 = 'CUSTOM_GPU_NVIDIA_A40'
+        for level, count, expected in (
+            ('numa', 2, ['apart', 'near']),
+            ('numa', 3, ['near']),
+            ('numa:preferred', 3, ['apart', 'near']),
+            ('switch', 2, []),
+            ('any', 4, ['apart', 'near']),
+        ):
+            states = []
+            for name, fake in (('apart', apart), ('near', near)):
+                tracker = host_tracker(fake)
+                take(tracker, 'nvidia_a40', a40, 1)
+                found = [candidate(name, ('nvidia_a40', a40, count))]
+                states.append(host_state(name, map_text(tracker), found))
+            specs = {f'resources:{a40}': str(count), 'gpu:topology': level}
+            self.assertEqual(expected, self.passing(specs, *states))
+        self.assertIn(
+            'Host apart is refused: gpu:topology wants 2 cards that share '
+            'switch, and it has no such',
+            self.log.output,
+        )
+
+    def test_topology_is_no_question_of_vgpus(self) -> None:
+        # Those of one provider are on one card.
+        specs = {f'resources:{T4_4Q}': '2', 'gpu:topology': 'nvlink'}
+        state = self.t4_host('gpu1', self.t4_map())
+        state.allocation_candidates = [
+            candidate('gpu1', (T4_POOLS[0], T4_4Q, 2))
+        ]
+        self.assertEqual(['gpu1'], self.passing(specs, state))
+
     def test_a_provider_newer_than_the_map_is_trusted(self) -> None:
         new = candidate('gpu1', ('0000_99_00_0', A100, 1))
         state = host_state('gpu1', self.a100_map(), [new])

@@ -121,6 +121,32 @@ class WeigherTest(testtools.TestCase):
                 weights = self.weigh(states, **{f'{key}__{name}': '1'})
                 self.assertEqual(['most', 'some'], list(weights)[:2])
 
+    def test_hosts_with_free_cards_that_share_what_is_asked(self) -> None:
+        off = '{"clique": "none"}'
+        trackers = {}
+        for name in ('one left of each', 'two of one node', 'empty'):
+            trackers[name] = host_tracker(hosts.a100_board(self.fake()), off)
+        for tracker, count in (
+            (trackers['one left of each'], 3),
+            (trackers['one left of each'], 3),
+            (trackers['two of one node'], 4),
+            (trackers['two of one node'], 2),
+        ):
+            take(tracker, POOL, A100, count)
+        states = [
+            host_state(name, map_text(tracker))
+            for name, tracker in trackers.items()
+        ]
+        specs = {f'resources__{A100}': '2'}
+        found = self.weigh(states, **specs)
+        self.assertEqual(found['one left of each'], found['two of one node'])
+        for level in ('numa', 'numa:preferred'):
+            found = self.weigh(states, **specs, gpu__topology=level)
+            self.assertEqual(
+                ['two of one node', 'empty', 'one left of each'],
+                sorted(found, key=lambda name: -found[name]),
+            )
+
     def test_multipliers(self) -> None:
         self.config(
             group='gpu', pack_weight_multiplier=-2.0,

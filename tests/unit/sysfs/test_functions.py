@@ -16,7 +16,12 @@ from __future__ import annotations
 
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.device import Card
-from nova_gpu.sysfs.functions import DEVICES, UNREADABLE, read_bars
+from nova_gpu.sysfs.functions import (
+    DEVICES,
+    UNREADABLE,
+    read_bars,
+    read_bridges,
+)
 from nova_gpu.sysfs.tree import Tree
 from tests.fixtures.sysfs import FakeType
 from tests.unit import base
@@ -30,6 +35,29 @@ KIND = FakeType('nvidia-558', 'NVIDIA A40-2Q', 2, 2048, 24)
 
 def line(start: int, size: int, flags: int) -> str:
     return f'0x{start:016x} 0x{start + size - 1:016x} 0x{flags:016x}'
+
+
+class BridgesTest(base.HostTest):
+    """What is above a card."""
+
+    def bridges(self) -> list[str]:
+        tree = Tree(self.fake.root)
+        found = read_bridges(tree, PciAddress.parse(CARD))
+        self.assertEqual([], tree.warnings)
+        return list(map(str, found))
+
+    def test_switch(self) -> None:
+        way = ['0000:40:01.0', '0000:41:02.0', '0000:42:10.0']
+        self.fake.add_gpu(CARD, 0x2235, bridge='/'.join(way))
+        self.assertEqual(way, self.bridges())
+
+    def test_what_is_no_address(self) -> None:
+        # Intel's VMD puts a domain of its own between.
+        self.fake.add_gpu(CARD, 0x2235, bridge='0000:40:01.0/pci10000:00')
+        self.assertEqual(['0000:40:01.0'], self.bridges())
+
+    def test_card_that_has_gone(self) -> None:
+        self.assertEqual([], self.bridges())
 
 
 class BarsTest(base.HostTest):

@@ -48,7 +48,7 @@ class CardNamesTest(base.HostTest):
     def test_table_alone(self) -> None:
         self.assertEqual(
             CardNames(
-                'NVIDIA A100 SXM4 40GB', 'NVIDIA A100 SXM4 40GB', 40 * 1024
+                'NVIDIA A100 SXM4 40GB', 'NVIDIA A100 SXM4 40GB', 40 * 1024, 8
             ),
             self.names(0x20B0),
         )

@@ -45,6 +45,7 @@ class RecordedHostsTest(base.HostTest):
             base.card(
                 address='0000:25:00.0', numa_node=0, iommu_group=47,
                 driver='vfio-pci', total_vfs=16, resettable=True,
+                bridges=(PciAddress.parse('0000:25:1f.7'),), linked=8,
             ),
             card,
         )  # fmt: skip
@@ -340,7 +341,7 @@ class CostTest(base.HostTest):
     def test_full_host(self) -> None:
         # 16 cards of 32 functions with 20 types each, and 256 vGPUs. Of a
         # type only the number that is free is read of each card.
-        per_card = 14 + 32 + 20
+        per_card = 15 + 32 + 20
         self.assertLessEqual(
             self.reads(types=20, functions=32, mdevs=256),
             16 * per_card + 4 * 20 + 2 * 256 + 8,

@@ -74,7 +74,23 @@ class RecordedCardsTest(base.HostTest):
         self.assertEqual((), found.warnings)
         self.assertEqual(len(expected), len(found.cards))
         for card, read in zip(expected, found.cards, strict=True):
+            if isinstance(card.address, PciAddress):
+                # Each has the fake's root port for itself.
+                port = dataclasses.replace(card.address, slot=31, function=7)
+                card = dataclasses.replace(
+                    card, bridges=(port,), linked=read.linked
+                )
             self.assertEqual(card, read)
+
+    def test_boards(self) -> None:
+        hosts.a100_board(self.fake)
+        hosts.four_t4(self.fake)
+        hosts.mi300x(self.fake)
+        self.assertEqual(
+            {'NVIDIA A100 SXM4 40GB': 8, 'NVIDIA Tesla T4': 0,
+             'AMD Instinct MI300X': 8},
+            {card.model: card.linked for card in self.snapshot().cards},
+        )  # fmt: skip
 
     def test_a100_board(self) -> None:
         hosts.a100_board(self.fake)
