@@ -19,11 +19,14 @@
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
     ├── NothingToPreview   a card or profile that no guest would get
+    ├── NoSuchProfile      a vGPU type that no card of the host has
     ├── NotReleased        a device that stays as it is
     └── NoPlacement        Placement, which can't be asked
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from nova_gpu import exception
 
@@ -50,6 +53,18 @@ class NothingToPreview(exception.GpuError):
         self.what = what
         self.reason = reason
         super().__init__(f'{what}: {reason}')
+
+
+class NoSuchProfile(exception.GpuError):
+    """``name`` is no vGPU type of this host; ``there`` are those that are."""
+
+    def __init__(self, name: str, there: Sequence[str]) -> None:
+        self.name = name
+        self.there = tuple(there)
+        super().__init__(
+            f'no card of this host has the vGPU type {name!r}; there are: '
+            f'{", ".join(there) or "none"}'
+        )
 
 
 class NotReleased(exception.GpuError):

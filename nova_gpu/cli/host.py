@@ -24,6 +24,7 @@ from typing import Any
 from cliff import lister
 
 from nova_gpu.cli import survey
+from nova_gpu.cli.text import fill
 from nova_gpu.model.inventory import Offer, Use
 
 LOG = logging.getLogger('nova_gpu.cli')
@@ -141,16 +142,16 @@ def _text(value: Any, width: int, missing: str) -> Any:
     if value is None or value in ([], {}):
         return missing
     if isinstance(value, dict):
-        return _fill(_rules(value), ', ', width)
+        return fill(_rules(value), ', ', width)
     if isinstance(value, str):
-        return _fill(value.split(), ' ', width)
+        return fill(value.split(), ' ', width)
     if not isinstance(value, list):
         return value
     if isinstance(value[0], str):
-        return _fill(value, ', ', width)
+        return fill(value, ', ', width)
     if 'device' in value[0]:
         told = '; '.join(f'{v["device"]} ({v["reason"]})' for v in value)
-        return _fill(told.split(), ' ', width)
+        return fill(told.split(), ' ', width)
     shown = [p for p in value if p['used'] or p['free']] or value
     parts = [
         f'{p["profile"] or p["resource_class"]} {p["free"]}/{p["total"]} free'
@@ -158,7 +159,7 @@ def _text(value: Any, width: int, missing: str) -> Any:
     ]
     if len(shown) < len(value):
         parts.append(f'{len(value) - len(shown)} closed')
-    return _fill(parts, ', ', width)
+    return fill(parts, ', ', width)
 
 
 def _rules(decided: Mapping[str, int]) -> list[str]:
@@ -167,16 +168,3 @@ def _rules(decided: Mapping[str, int]) -> list[str]:
     for field, number in decided.items():
         said.setdefault(number, []).append(field)
     return [f'{number} ({", ".join(said[number])})' for number in sorted(said)]
-
-
-def _fill(parts: Sequence[str], glue: str, width: int) -> str:
-    """Parts in lines of ``width``, none of them broken."""
-    lines: list[str] = []
-    for part in parts:
-        if lines and len(lines[-1]) + len(glue) + len(part) <= width:
-            lines[-1] += glue + part
-            continue
-        if lines:
-            lines[-1] += glue.rstrip()
-        lines.append(part)
-    return '\n'.join(lines)

@@ -25,13 +25,17 @@ from nova_gpu.model.rule import Rule
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs."""
+    """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs.
+
+    ``compute_driver`` is Nova's, None if no file was read.
+    """
 
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
     claims_file: str = claimsfile.PATH
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
+    compute_driver: str | None = None
 
 
 def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
@@ -62,6 +66,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
     conf.register_opt(
         cfg.ListOpt('enabled_mdev_types', default=[]), group='devices'
     )
+    conf.register_opt(cfg.StrOpt('compute_driver', default=''))
     try:
         conf(
             args=[],
@@ -81,6 +86,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
                 )
                 if conf[group][name]
             ),
+            compute_driver=conf.compute_driver,
         )
         return settings, conf.gpu.rule
     except (cfg.Error, OSError) as exc:

@@ -50,7 +50,8 @@ class Survey:
 
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
-    nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
+    nova-compute holds. ``nova_owns`` are the options that give cards to Nova,
+    ``compute_driver`` is what nova.conf says, if one was given.
     ``all_guests_read`` is False if a guest may hold what doesn't show.
     """
 
@@ -63,6 +64,7 @@ class Survey:
     folder: PutAside
     claims: ClaimsFile
     nova_owns: tuple[str, ...]
+    compute_driver: str | None
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
 
@@ -146,6 +148,7 @@ def survey(args: argparse.Namespace) -> Survey:
         folder=folder,
         claims=ClaimsFile(below(settings.claims_file)),
         nova_owns=settings.nova_owns,
+        compute_driver=settings.compute_driver,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},
     )
