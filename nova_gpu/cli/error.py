@@ -20,6 +20,7 @@
     ├── UnusableSettings   a configuration file that can't be read
     ├── NothingToPreview   a card or profile that no guest would get
     ├── NoSuchProfile      a vGPU type that no card of the host has
+    ├── NotPrepared        a host that could not be changed
     ├── NotReleased        a device that stays as it is
     └── NoPlacement        Placement, which can't be asked
 """
@@ -65,6 +66,10 @@ class NoSuchProfile(exception.GpuError):
             f'no card of this host has the vGPU type {name!r}; there are: '
             f'{", ".join(there) or "none"}'
         )
+
+
+class NotPrepared(exception.GpuError):
+    """A file or a command that does not work."""
 
 
 class NotReleased(exception.GpuError):
