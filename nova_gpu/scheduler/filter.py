@@ -22,7 +22,7 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
-from nova_gpu.scheduler import candidates
+from nova_gpu.scheduler import candidates, numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 LOG = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class GpuFilter(filters.BaseHostFilter):
             for host, gpus in zip(found, CACHE.get(found), strict=True)
             # Other hosts pass: Placement may know of GPUs newer than the map.
             if gpus.classes.isdisjoint(wanted)
-            or _serves(host, gpus, wanted, request)
+            or _serves(host, spec_obj, gpus, wanted, request)
         ]
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
@@ -82,6 +82,7 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
 
 def _serves(
     host_state: Any,
+    spec_obj: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
@@ -104,4 +105,4 @@ def _serves(
             placed=host_state.num_instances - reported,
             current=gpus.instances in (None, reported),
         )
-    return True
+    return numa.hold(host_state, spec_obj, gpus, wanted, request)
