@@ -43,6 +43,19 @@ LOG = logging.getLogger(__name__)
 LIMITS = 'numa_topology'
 
 
+class _HeldLimits(dict[str, Any]):
+    """A host's limits for one server, which nobody changes any more.
+
+    For each server of a request the scheduler filters the hosts that have
+    passed for the one before, so Nova's filter sets limits anew; but it reads
+    them when it has found hosts for all.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != LIMITS:
+            super().__setitem__(key, value)
+
+
 def concerns(host_state: Any, spec_obj: Any, request: GpuRequest) -> bool:
     """Whether the server could be on other nodes of the host than its GPUs."""
     cells = host_state.numa_topology
@@ -60,23 +73,26 @@ def hold(
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> bool:
-    """Hold the server on the nodes of its GPUs; whether the host can serve.
+) -> Any:
+    """The host, holding the server on the nodes of its GPUs; None if it can't.
 
     What counts against a host is where its cards are, and what Nova itself
     has counted of its nodes. Not which cards the map shows as free, which may
     be old.
+
+    A host that holds it is a copy: other servers of the request, which go
+    elsewhere on the same host, have copies of their own.
     """
     if not concerns(host_state, spec_obj, request):
-        return True
+        return host_state
     limits = host_state.limits.get(LIMITS)
     if limits is None:
         _warn_of_filters()
-        return True  # the compute refuses what may not be
+        return host_state  # the compute refuses what may not be
     candidates = host_state.allocation_candidates
     asked = [_asked(c, gpus, wanted, request, spec_obj) for c in candidates]
     if None in asked:
-        return True  # on a provider that is newer than the map
+        return host_state  # on a provider that is newer than the map
     ways = [_ways(host_state, gpus, a) for a in asked if a]
     nodes = _best(host_state, spec_obj, ways)
     if nodes is None:
@@ -84,13 +100,20 @@ def hold(
             'Host %s has no NUMA node with room for the server and such GPUs',
             host_state.host,
         )
-        return request.numa_affinity == numa.PREFERRED
-    host_state.limits[LIMITS] = _narrowed(limits, nodes)
+        if request.numa_affinity == numa.REQUIRED:
+            return None
+        nodes = frozenset()
+    held = copy.copy(host_state)
+    held.limits = _HeldLimits(
+        {**host_state.limits, LIMITS: _narrowed(limits, nodes)}
+    )
     near = [c for c, w in zip(candidates, ways, strict=True) if nodes in w]
-    if request.numa_affinity == numa.PREFERRED:
-        near += [c for c in candidates if c not in near]
-    host_state.allocation_candidates = near
-    return True
+    # Another server of the request may need what is elsewhere.
+    held.allocation_candidates = [
+        *near,
+        *(c for c in candidates if c not in near),
+    ]
+    return held
 
 
 def is_apart(
@@ -220,13 +243,13 @@ def _networks(limits: Any) -> set[str]:
 
 
 def _narrowed(limits: Any, nodes: frozenset[int]) -> Any:
-    """Limits that hold a server on ``nodes``, besides what they are."""
+    """Limits that hold a server on ``nodes``, and on no other of ours."""
+    networks = {n for n in _networks(limits) if not numa.named([n])}
     return NUMATopologyLimits(
         cpu_allocation_ratio=limits.cpu_allocation_ratio,
         ram_allocation_ratio=limits.ram_allocation_ratio,
         network_metadata=NetworkMetadata(
-            physnets=_networks(limits)
-            | {numa.name_of(node) for node in nodes},
+            physnets=networks | {numa.name_of(node) for node in nodes},
             tunneled='network_metadata' in limits
             and limits.network_metadata.tunneled,
         ),

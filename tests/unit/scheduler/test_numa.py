@@ -59,7 +59,10 @@ def host_topology(*used: int, networks: bool = True) -> str:
         cells.append(
             objects.NUMACell(
                 id=number, cpuset=set(), pcpuset=cpus, socket=number,
-                memory=8192, cpu_usage=0, memory_usage=0, mempages=[],
+                memory=8192, cpu_usage=0, memory_usage=0,
+                mempages=[objects.NUMAPagesTopology(
+                    size_kb=4, total=2097152, used=0, reserved=0
+                )],
                 pinned_cpus=set(sorted(cpus)[:pinned]),
                 siblings=[{cpu} for cpu in cpus],
                 network_metadata=objects.NetworkMetadata(
@@ -128,12 +131,18 @@ class NumaTest(testtools.TestCase):
         )
         return spec
 
-    def passes(self, state: Any, spec: objects.RequestSpec) -> bool:
-        return bool(
-            HostFilterHandler().get_filtered_objects(
-                self.filters, [state], spec
-            )
+    def passing(self, states: list[Any], spec: objects.RequestSpec) -> Any:
+        """The hosts that pass, as they do."""
+        return HostFilterHandler().get_filtered_objects(
+            self.filters, states, spec
         )
+
+    def passes(self, state: Any, spec: objects.RequestSpec) -> bool:
+        found = self.passing([state], spec)
+        if found:
+            # What becomes of a host that passes is read of the copy.
+            vars(state).update(vars(found[0]))
+        return bool(found)
 
     def nodes(self, state: Any) -> set[int]:
         """The nodes that the claim on the host has to use."""
@@ -233,14 +242,34 @@ class HoldTest(NumaTest):
         self.assertEqual({0, 1}, self.nodes(state))
 
     def test_vgpus_of_near_cards_come_first(self) -> None:
-        for affinity, count in (('required', 2), ('preferred', 4)):
+        for affinity in ('required', 'preferred'):
             state = self.t4_host(5, 0)
             spec = self.spec(affinity, resource_class=T4_4Q)
             self.assertTrue(self.passes(state, spec))
             self.assertEqual({1}, self.nodes(state))
             found = self.pools(state)
-            self.assertEqual(count, len(found))
             self.assertEqual(set(T4[2:]), set(found[:2]))
+            self.assertEqual(set(T4), set(found))
+
+    def test_servers_of_one_request_are_held_one_by_one(self) -> None:
+        """As Nova's scheduler does it: it reads the limits in the end."""
+        for state, name in (
+            (self.a100_host(self.a100_tracker(), 0, 0), A100),
+            (self.t4_host(0, 0), T4_4Q),
+        ):
+            left = [state]
+            spec = self.spec(resource_class=name, cpus=3)
+            chosen, pools = [], []
+            for _ in range(4):
+                left = self.passing(left, spec)
+                chosen.append(left[0])
+                pools.append(self.pools(left[0])[0])
+                left[0].consume_from_request(spec)
+            self.assertEqual([], self.passing(left, spec))
+            nodes = [node for state in chosen for node in self.nodes(state)]
+            self.assertEqual([0, 0, 1, 1], sorted(nodes))
+            if name == T4_4Q:
+                self.assertEqual(nodes, [T4.index(p) // 2 for p in pools])
 
     def test_hosts_of_an_older_release(self) -> None:
         """They don't know our names, and pass without being held."""
@@ -323,7 +352,7 @@ class LeftAloneTest(NumaTest):
 
 class WeigherTest(NumaTest):
     def order(self, states: list[Any], spec: objects.RequestSpec) -> list[str]:
-        found = [state for state in states if self.passes(state, spec)]
+        found = self.passing(states, spec)
         return list(run_weighers([GpuWeigher()], found, spec))
 
     def test_hosts_without_free_cards_near_come_last(self) -> None:
