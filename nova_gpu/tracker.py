@@ -37,7 +37,7 @@ from oslo_log import log as logging
 from nova_gpu import exception
 from nova_gpu.cleaner import Cleaner
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import audit, choice, hostmap, inventory
+from nova_gpu.model import audit, choice, hostmap, inventory, numa
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     AVAILABLE,
@@ -50,7 +50,7 @@ from nova_gpu.model.claim import (
 )
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Unit, Use
+from nova_gpu.model.inventory import Pool, Unit, Use
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
 from nova_gpu.putaside import PutAside
@@ -118,6 +118,7 @@ class Tracker:
         wants: Iterable[Want],
         request: GpuRequest,
         others: Mapping[str, Collection[str]] | None = None,
+        nodes: numa.Nodes = None,
     ) -> Claim:
         """Give units to a consumer: all that it wants, or none.
 
@@ -125,6 +126,8 @@ class Tracker:
         attempt left is given back by :meth:`release` first, by the caller.
 
         :param others: for each pool those that may serve in its place
+        :param nodes: the NUMA nodes that the guest is on, if it could be on
+            others; what they mean is the request's to say
         :raises UnknownProvider: a pool or class that the host hasn't
         :raises NotEnoughUnits: fewer free units than wanted
         :raises EffectFailed: a unit could not be prepared
@@ -143,7 +146,9 @@ class Tracker:
                         for p in (others or {}).get(want.pool, ())
                         if p not in asked
                     ]
-                    pool = self._take(want, pools, request, prepared, consumer)
+                    pool = self._take(
+                        want, pools, request, nodes, prepared, consumer
+                    )
                     asked.add(pool)
                     if pool != want.pool:
                         moves.append(Move(want, pool))
@@ -519,6 +524,7 @@ class Tracker:
         want: Want,
         others: Collection[str],
         request: GpuRequest,
+        nodes: numa.Nodes,
         prepared: list[Unit],
         consumer: str,
     ) -> str:
@@ -527,7 +533,7 @@ class Tracker:
         Each unit is in ``prepared`` as soon as it is made.
         """
         before = len(prepared)
-        error: exception.GpuError | None = None
+        error: exception.GpuError | None
         pools = [want.pool]
         if others:
             uses = self._look(self._read()).uses
@@ -539,18 +545,22 @@ class Tracker:
             consumer,
             ', '.join(pools),
         )
-        for pool in pools:
-            try:
-                self._take_from(pool, want, request, prepared, consumer)
-            except (
-                exception.NotEnoughUnits,
-                exception.EffectFailed,
-            ) as exc:
-                error = error or exc
-                self._undo(prepared[before:], consumer)
-                del prepared[before:]
-            else:
-                return pool
+        for near in numa.reach(request.numa_affinity, nodes):
+            error = None
+            for pool in pools:
+                try:
+                    self._take_from(
+                        pool, want, request, near, prepared, consumer
+                    )
+                except (
+                    exception.NotEnoughUnits,
+                    exception.EffectFailed,
+                ) as exc:
+                    error = error or exc
+                    self._undo(prepared[before:], consumer)
+                    del prepared[before:]
+                else:
+                    return pool
         assert error is not None
         raise error
 
@@ -559,6 +569,7 @@ class Tracker:
         key: str,
         want: Want,
         request: GpuRequest,
+        nodes: numa.Nodes,
         prepared: list[Unit],
         consumer: str,
     ) -> None:
@@ -572,8 +583,14 @@ class Tracker:
             uses = [u for u in view.uses if u.pool == pool.key]
             held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
             try:
-                for unit in mechanism.choose(
-                    pool, uses, want.resource_class, left, held, request
+                for unit in _choose(
+                    mechanism,
+                    pool,
+                    uses,
+                    dataclasses.replace(want, count=left),
+                    held,
+                    request,
+                    nodes,
                 ):
                     _tell('Claimed', unit, consumer)
                     made = mechanism.prepare(unit, request, self._effects)
@@ -711,6 +728,33 @@ class Tracker:
                 )
             stuck = self._cleaner.clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))
+
+
+def _choose(
+    mechanism: Mechanism,
+    pool: Pool,
+    uses: Sequence[Use],
+    want: Want,
+    held: Sequence[Unit],
+    request: GpuRequest,
+    nodes: numa.Nodes,
+) -> tuple[Unit, ...]:
+    """Choose what is wanted of a pool, on the NUMA nodes that are given."""
+    name, count = want.resource_class, want.count
+    if nodes is None:
+        return mechanism.choose(pool, uses, name, count, held, request)
+    where = f'NUMA node {numa.listed(nodes)}, where the guest is'
+    near = numa.on(uses, nodes)
+    if not near:
+        raise exception.NotEnoughUnits(
+            pool.key, name, count, f'it has no card on {where}'
+        )
+    try:
+        return mechanism.choose(pool, near, name, count, held, request)
+    except exception.NotEnoughUnits as exc:
+        raise exception.NotEnoughUnits(
+            pool.key, name, count, f'on {where}: {exc.reason}'
+        ) from exc
 
 
 def _described(claim: Claim) -> str:

@@ -89,7 +89,7 @@ class GpuRequest:
 
     resources: Mapping[str, int]
     display: bool = False
-    numa_affinity: str = 'none'
+    numa_affinity: str = 'preferred'
     vgpu_params: str | None = None
     topology: str = HOST
     topology_required: bool = False
@@ -116,7 +116,7 @@ class GpuRequest:
         return cls(
             resources=resources,
             display=policy.get('gpu:display') == 'on',
-            numa_affinity=policy.get('gpu:numa_affinity', 'none'),
+            numa_affinity=policy.get('gpu:numa_affinity', 'preferred'),
             vgpu_params=policy.get('gpu:vgpu_params'),
             topology=HOST if level == 'any' else level,
             topology_required=level != 'any' and strength != 'preferred',

@@ -22,7 +22,7 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
-from nova_gpu.scheduler import candidates
+from nova_gpu.scheduler import candidates, numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 LOG = logging.getLogger(__name__)
@@ -63,13 +63,14 @@ class GpuFilter(filters.BaseHostFilter):
             )
             return ()
         found = list(filter_obj_list)
-        return [
-            host
-            for host, gpus in zip(found, CACHE.get(found), strict=True)
+        passing = (
             # Other hosts pass: Placement may know of GPUs newer than the map.
+            host
             if gpus.classes.isdisjoint(wanted)
-            or _serves(host, gpus, wanted, request)
-        ]
+            else _serving(host, spec_obj, gpus, wanted, request)
+            for host, gpus in zip(found, CACHE.get(found), strict=True)
+        )
+        return [host for host in passing if host is not None]
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
         """Whether the host can serve the request."""
@@ -80,21 +81,23 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
     return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
 
 
-def _serves(
+def _serving(
     host_state: Any,
+    spec_obj: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> bool:
+) -> Any:
+    """The host as it serves the request, or None."""
     found = host_state.allocation_candidates
     if not found:
-        return True
+        return host_state
     if request.display or request.vgpu_params or request.topology_required:
         lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
         able = [c for c, key in zip(found, lacking, strict=True) if not key]
         if not able:
             LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
-            return False
+            return None
         host_state.allocation_candidates = found = able
     if len(found) > 1:
         reported = int(host_state.stats.get('num_instances') or 0)
@@ -104,4 +107,4 @@ def _serves(
             placed=host_state.num_instances - reported,
             current=gpus.instances in (None, reported),
         )
-    return True
+    return numa.hold(host_state, spec_obj, gpus, wanted, request)

@@ -37,16 +37,20 @@ KEEP_SECONDS = 3600.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostGpus:
-    """What is asked of a host's map at every request, worked out."""
+    """What is asked of a host's map at every request, worked out.
+
+    ``used_cpus`` are those of each NUMA node when the map came.
+    """
 
     classes: frozenset[str]
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
+    used_cpus: dict[int, int]
 
 
 _NO_STATS: dict[str, str] = {}
-NONE = HostGpus(frozenset(), 0.0, None, {})
+NONE = HostGpus(frozenset(), 0.0, None, {}, {})
 
 
 class MapCache:
@@ -114,7 +118,17 @@ def _gpus(host_state: Any, text: str) -> HostGpus:
         fullness,
         found.instances,
         found.by_provider(host_state.uuid),
+        used_cpus(host_state),
     )
+
+
+def used_cpus(host_state: Any) -> dict[int, int]:
+    """How many CPUs of each NUMA node are in use, as Nova counts them."""
+    topology = host_state.numa_topology
+    return {
+        cell.id: cell.cpu_usage + len(cell.pinned_cpus)
+        for cell in (topology.cells if topology else ())
+    }
 
 
 @functools.lru_cache(maxsize=1024)

@@ -23,6 +23,7 @@ from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.scheduler import numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 CONF = nova.conf.CONF
@@ -82,10 +83,37 @@ class GpuWeigher(_Weigher):
 
     Hosts with many free cards stay whole for the requests that need many.
     Those come last that have no free cards that share what ``gpu:topology``
-    asks for, as far as their maps tell.
+    asks for, or near to the server as ``gpu:numa_affinity`` does, as far as
+    their maps tell.
     """
 
     option = 'pack_weight_multiplier'
+
+    def weigh_objects(
+        self, weighed_obj_list: Iterable[Any], weight_properties: Any
+    ) -> list[float]:
+        states = [weighed.obj for weighed in weighed_obj_list]
+        weights = super().weigh_objects(weighed_obj_list, weight_properties)
+        if not weight_properties.numa_topology:
+            return weights
+        extra_specs = weight_properties.flavor.extra_specs
+        wanted = gpu_classes(extra_specs)
+        try:
+            request = GpuRequest.parse(extra_specs)
+        except exception.InvalidExtraSpec:
+            return weights  # the filter refuses it
+        return [
+            weight
+            - (
+                not gpus.classes.isdisjoint(wanted)
+                and numa.is_apart(
+                    state, weight_properties, gpus, wanted, request
+                )
+            )
+            for state, gpus, weight in zip(
+                states, CACHE.get(states), weights, strict=True
+            )
+        ]
 
     def _weights(
         self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
