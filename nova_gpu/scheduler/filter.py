@@ -89,7 +89,12 @@ def _serves(
     found = host_state.allocation_candidates
     if not found:
         return True
-    if request.display or request.vgpu_params or request.topology_required:
+    if (
+        request.display
+        or request.vgpu_params
+        or request.topology_required
+        or gpus.partitioned
+    ):
         lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
         able = [c for c, key in zip(found, lacking, strict=True) if not key]
         if not able:

@@ -43,6 +43,7 @@ class HostGpus:
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
+    partitioned: bool = False
 
 
 _NO_STATS: dict[str, str] = {}
@@ -114,6 +115,7 @@ def _gpus(host_state: Any, text: str) -> HostGpus:
         fullness,
         found.instances,
         found.by_provider(host_state.uuid),
+        any(pool.sizes for pool in found.pools),
     )
 
 
