@@ -36,8 +36,9 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.cleaner import Cleaner
+from nova_gpu.fabric import FabricManager
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import audit, choice, hostmap, inventory, numa
+from nova_gpu.model import audit, choice, fabric, hostmap, inventory, numa
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     AVAILABLE,
@@ -74,6 +75,7 @@ class Tracker:
     :param aside: the units that are put aside
     :param owned: cards that somebody else hands out, and who
     :param changed: is told all claims when one has changed
+    :param manager: Fabric Manager; ``read`` asks it as well
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class Tracker:
         rules: Sequence[Rule] = (),
         owned: Callable[[Snapshot], Mapping[Address, str]] | None = None,
         changed: Callable[[Collection[Claim]], None] | None = None,
+        manager: FabricManager | None = None,
     ) -> None:
         self._read = read
         self._mechanisms = {m.name: m for m in mechanisms}
         self._effects = effects
-        self._cleaner = Cleaner(self._mechanisms, effects, aside)
+        self._fabric = manager or FabricManager(effects, enabled=False)
+        self._cleaner = Cleaner(self._mechanisms, effects, aside, self._fabric)
         self._rules = tuple(rules)
         self._owned = owned or (lambda snapshot: {})
         self._changed = changed or (lambda claims: None)
@@ -106,10 +110,12 @@ class Tracker:
     def view(self) -> View:
         """Read the host and look at it with the claims in hand.
 
-        What could not be given back is tried again before.
+        What could not be given back is tried again before, and what Fabric
+        Manager has lost is active again.
         """
         with self._changing():
             self._retry()
+            self._fabric.restore(fabric.wanted(self._claims.values()))
             return self._look(self._read())
 
     def claim(
@@ -214,7 +220,13 @@ class Tracker:
         """
         with self._lock:
             snapshot = self._read()
-            for unit in self.units_of(consumer):
+            units = self.units_of(consumer)
+            if linked := fabric.partitions_of(units):
+                # Of all first: it may wait to be told of all at once.
+                self._fabric.restore(fabric.wanted(self._claims.values()))
+                if problem := self._fabric.restore(linked):
+                    raise exception.NotLinked(sorted(linked), problem)
+            for unit in units:
                 mechanism = self._mechanisms[unit.mechanism]
                 if not mechanism.restore(unit, snapshot, self._effects):
                     raise exception.UnitUnusable(
@@ -254,7 +266,16 @@ class Tracker:
                 return
             _, surplus = claim.split(counts)
             if surplus:
-                self._give_back(claim, surplus)
+                # What is left of a partition is none.
+                broken = fabric.partitions_of(surplus)
+                self._give_back(
+                    claim,
+                    [
+                        u
+                        for u in claim.units
+                        if u in surplus or u.partition in broken
+                    ],
+                )
 
     def reconcile(
         self,
@@ -466,7 +487,7 @@ class Tracker:
                 held.setdefault(unit.card, []).append(unit)
         owned = self._owned(snapshot)
         aside = self._cleaner.aside()
-        return tuple(
+        uses = tuple(
             inventory.classify(
                 card,
                 self._mechanisms.values(),
@@ -477,6 +498,7 @@ class Tracker:
             )
             for card in snapshot.cards
         )
+        return fabric.with_partitions(uses, snapshot.fabric)
 
     def _ours(self, snapshot: Snapshot) -> list[Use]:
         """The uses of all cards that nobody else hands out."""
@@ -583,7 +605,7 @@ class Tracker:
             uses = [u for u in view.uses if u.pool == pool.key]
             held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
             try:
-                for unit in _choose(
+                chosen = _choose(
                     mechanism,
                     pool,
                     uses,
@@ -591,7 +613,9 @@ class Tracker:
                     held,
                     request,
                     nodes,
-                ):
+                )
+                self._fabric.activate(chosen)
+                for unit in chosen:
                     _tell('Claimed', unit, consumer)
                     made = mechanism.prepare(unit, request, self._effects)
                     prepared.append(made)
@@ -615,7 +639,10 @@ class Tracker:
 
     def _undo(self, prepared: Sequence[Unit], consumer: str) -> None:
         """Take back what a claim that failed has made."""
-        stuck = self._cleaner.clean(prepared, consumer)
+        active = fabric.partitions_of(
+            u for c in self._claims.values() for u in c.units
+        )
+        stuck = self._cleaner.clean(prepared, consumer, active=active)
         if stuck:
             self._hold(Claim(consumer, stuck, CLAIMED, stuck))
 
@@ -636,15 +663,20 @@ class Tracker:
         self, claim: Claim, units: Sequence[Unit], *, again: bool = False
     ) -> None:
         """Take units out of a claim; what can't be cleaned stays, stuck."""
-        others = {
-            unit.device
+        others = [
+            unit
             for other in self._claims.values()
             if other.consumer != claim.consumer
             for unit in other.units
-        }
-        alone = [unit for unit in units if unit.device not in others]
-        stuck = self._cleaner.clean(alone, claim.consumer, again=again)
+        ]
         kept = tuple(u for u in claim.units if u not in units)
+        devices = {unit.device for unit in others}
+        stuck = self._cleaner.clean(
+            [unit for unit in units if unit.device not in devices],
+            claim.consumer,
+            again=again,
+            active=fabric.partitions_of((*others, *kept)),
+        )
         del self._claims[claim.consumer]
         self._hold(
             dataclasses.replace(claim, units=(*kept, *stuck), stuck=stuck)
@@ -728,6 +760,24 @@ class Tracker:
                 )
             stuck = self._cleaner.clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))
+        self._drop_partitions(uses, {unit.card for unit in held})
+
+    def _drop_partitions(
+        self, uses: Iterable[Use], held: Collection[Address]
+    ) -> None:
+        """Deactivate partitions of which nobody holds a card."""
+        board = fabric.board_of(uses)
+        if board is None or board.problem is not None:
+            return
+        for number in fabric.left_over(board, held):
+            LOG.warning('Deactivating partition %d: no guest has it', number)
+            try:
+                self._fabric.deactivate(
+                    number, {str(card) for card in board.partitions[number]}
+                )
+            except exception.EffectFailed as exc:
+                # As long as it is active nobody gets its cards.
+                LOG.error('Partition %d stays active: %s', number, exc)
 
 
 def _choose(

@@ -22,7 +22,8 @@
     ├── NoSuchProfile      a vGPU type that no card of the host has
     ├── NotPrepared        a host that could not be changed
     ├── NotReleased        a device that stays as it is
-    └── NoPlacement        Placement, which can't be asked
+    ├── NoPlacement        Placement, which can't be asked
+    └── NotRestored        partitions that Fabric Manager isn't told of
 """
 
 from __future__ import annotations
@@ -87,3 +88,11 @@ class NoPlacement(exception.GpuError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f'Placement can not be asked: {reason}')
+
+
+class NotRestored(exception.GpuError):
+    """Fabric Manager isn't told which partitions are active."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'Fabric Manager is told nothing: {reason}')

@@ -25,7 +25,9 @@ from cliff import lister
 
 from nova_gpu.cli import survey
 from nova_gpu.cli.text import fill
+from nova_gpu.model.fabric import board_of
 from nova_gpu.model.inventory import Offer, Use
+from nova_gpu.model.partition import Board
 
 LOG = logging.getLogger('nova_gpu.cli')
 
@@ -43,6 +45,8 @@ COLUMNS = (
     'Rules',
     'Put Aside',
 )
+#: One more where Fabric Manager divides the cards.
+PARTITIONS = 'Partitions'
 #: Formats that carry lists and objects; the others get text.
 STRUCTURED = ('json', 'yaml')
 #: A cell of a table takes more lines above this.
@@ -55,7 +59,8 @@ class HostShow(lister.Lister):
     One row a card. Profiles are the vGPU types that it takes, or the
     resource class of a whole card, each with the free and all units; those
     that are closed while the card holds another profile are only counted.
-    Rules are those that decided something, with what they decided.
+    Rules are those that decided something, with what they decided. Partitions
+    are those of NVSwitches that have the card, where they are divided.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -72,16 +77,21 @@ class HostShow(lister.Lister):
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         found = survey.survey(parsed_args)
         _note(found)
+        divided = board_of(found.uses) is not None
+        columns = (*COLUMNS, *[PARTITIONS] * divided)
         rows = [
-            _row(use, found.holders.get(use.card.address, ()))
+            [
+                *_row(use, found.holders.get(use.card.address, ())),
+                *[partitions(use)] * divided,
+            ]
             for use in found.uses
         ]
         form = parsed_args.formatter
         if form in STRUCTURED:
-            return COLUMNS, rows
+            return columns, rows
         width = TABLE_WIDTH if form == 'table' else sys.maxsize
         missing = '' if form == 'csv' else '-'
-        return COLUMNS, [
+        return columns, [
             [_text(value, width, missing) for value in row] for row in rows
         ]
 
@@ -126,6 +136,28 @@ def _row(use: Use, holders: Sequence[str]) -> list[Any]:
     ]
 
 
+def partitions(use: Use) -> list[dict[str, Any]]:
+    """The partitions that have a card."""
+    board = use.board or Board({})
+    return [
+        {
+            'partition': number,
+            'cards': len(cards),
+            'active': number in board.active,
+        }
+        for number, cards in sorted(board.partitions.items())
+        if use.card.address in cards
+    ]
+
+
+def partitions_text(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The same as text."""
+    return [
+        f'{p["partition"]} ({p["cards"]}{", active" if p["active"] else ""})'
+        for p in found
+    ]
+
+
 def _profile(offer: Offer) -> dict[str, Any]:
     return {
         'profile': offer.name,
@@ -149,6 +181,8 @@ def _text(value: Any, width: int, missing: str) -> Any:
         return value
     if isinstance(value[0], str):
         return fill(value, ', ', width)
+    if 'partition' in value[0]:
+        return fill(partitions_text(value), ', ', width)
     if 'device' in value[0]:
         told = '; '.join(f'{v["device"]} ({v["reason"]})' for v in value)
         return fill(told.split(), ' ', width)

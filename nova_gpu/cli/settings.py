@@ -33,6 +33,8 @@ class Settings:
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
     claims_file: str = claimsfile.PATH
+    fabric_manager: str = ''
+    fmpm: str = ''
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
     compute_driver: str | None = None
@@ -78,6 +80,8 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
             host_root=conf.gpu.host_root,
             put_aside_dir=conf.gpu.put_aside_dir,
             claims_file=conf.gpu.claims_file,
+            fabric_manager=conf.gpu.fabric_manager,
+            fmpm=conf.gpu.fmpm,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (

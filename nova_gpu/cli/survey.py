@@ -20,22 +20,26 @@ and it would cost this program its quick start.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from nova_gpu import mechanism as mechanisms
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
-from nova_gpu.cli.settings import read_settings
+from nova_gpu.cli.settings import Settings, read_settings
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.model.address import Address
-from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.device import Snapshot
+from nova_gpu.model.fabric import with_partitions
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit, Use, classify
+from nova_gpu.model.partition import Fabric
 from nova_gpu.model.rule import Rule
 from nova_gpu.putaside import PutAside
 from nova_gpu.sysfs.functions import DEVICES
@@ -56,6 +60,7 @@ class Survey:
     """
 
     root: str
+    settings: Settings
     snapshot: Snapshot
     uses: tuple[Use, ...]
     guests: tuple[GuestDevices, ...]
@@ -101,9 +106,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def survey(args: argparse.Namespace) -> Survey:
+def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
     """Read the host that ``args`` name, and say on stderr what is wrong.
 
+    :param ask_fabric: whether to ask Fabric Manager, where there is one
     :raises UnusableRoot: there is no host
     :raises UnusableSettings: a configuration file can't be read
     :raises nova_gpu.exception.InvalidRule: a rule is wrong
@@ -111,9 +117,16 @@ def survey(args: argparse.Namespace) -> Survey:
     settings = read_settings(args.rule, args.config_file)
     tree = Tree(args.root or settings.host_root)
     _check(tree)
+    settings = dataclasses.replace(
+        settings, fmpm=_below(tree, settings.fmpm, args)
+    )
     snapshot = read_snapshot(tree)
     for warning in snapshot.warnings:
         LOG.warning(warning)
+    if ask_fabric:
+        snapshot = dataclasses.replace(
+            snapshot, fabric=_fabric(os.fspath(tree.root), settings)
+        )
     if settings.nova_owns:
         LOG.warning(
             '%s: Nova itself hands out the cards listed there, which is not '
@@ -122,12 +135,9 @@ def survey(args: argparse.Namespace) -> Survey:
         )
     loaded = mechanisms.load()
 
-    def below(path: str) -> str:
-        return tree.path(path.lstrip('/')) if args.root else path
-
-    folder = PutAside(below(settings.put_aside_dir))
+    folder = PutAside(_below(tree, settings.put_aside_dir, args))
     aside = _read(folder)
-    empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
+    empty = _uses(snapshot, loaded, settings.rules, {}, {})
     held: dict[Address, list[Unit]] = {}
     holders: dict[Address, list[str]] = {}
     guests, all_read = told_guests(tree)
@@ -136,22 +146,53 @@ def survey(args: argparse.Namespace) -> Survey:
         names = holders.setdefault(unit.card, [])
         if (name := guest.keeper or guest.uuid or guest.name) not in names:
             names.append(name)
-    uses = _uses(snapshot.cards, loaded, settings.rules, held, aside)
+    uses = _uses(snapshot, loaded, settings.rules, held, aside)
     _report_rules(settings.rules, uses)
     return Survey(
         root=os.fspath(tree.root),
+        settings=settings,
         snapshot=snapshot,
         uses=uses,
         guests=guests,
         all_guests_read=all_read,
         put_aside=aside,
         folder=folder,
-        claims=ClaimsFile(below(settings.claims_file)),
+        claims=ClaimsFile(_below(tree, settings.claims_file, args)),
         nova_owns=settings.nova_owns,
         compute_driver=settings.compute_driver,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},
     )
+
+
+def _below(tree: Tree, path: str, args: argparse.Namespace) -> str:
+    """A path of the host that was named, which may not be this one."""
+    return tree.path(path.lstrip('/')) if args.root else path
+
+
+def _fabric(root: str, settings: Settings) -> Fabric | None:
+    """What Fabric Manager says, if it is to be asked."""
+    if not settings.fabric_manager:
+        return None
+    # Not above: most hosts have none, and these are slow to import.
+    from nova_gpu import privsep
+    from nova_gpu.fabric import FabricManager
+
+    with acting(privsep, root, settings):
+        found = FabricManager(privsep, enabled=True, quiet=True).look()
+    if found is not None and found.problem is not None:
+        LOG.warning('the partitions are not known: %s', found.problem)
+    return found
+
+
+def acting(
+    privsep: Any, root: str, settings: Settings
+) -> contextlib.AbstractContextManager[None]:
+    """Let effects act in this process, on the host that was named."""
+    found: contextlib.AbstractContextManager[None] = privsep.in_process(
+        root, fabric_manager=settings.fabric_manager, fmpm=settings.fmpm
+    )
+    return found
 
 
 def _check(tree: Tree) -> None:
@@ -171,13 +212,13 @@ def _read(folder: PutAside) -> dict[str, str]:
 
 
 def _uses(
-    cards: Iterable[Card],
+    snapshot: Snapshot,
     loaded: Sequence[Mechanism],
     rules: Sequence[Rule],
     held: Mapping[Address, Sequence[Unit]],
     aside: Mapping[str, str],
 ) -> tuple[Use, ...]:
-    return tuple(
+    uses = tuple(
         classify(
             card,
             loaded,
@@ -185,8 +226,9 @@ def _uses(
             held=held.get(card.address, ()),
             aside=aside,
         )
-        for card in cards
+        for card in snapshot.cards
     )
+    return with_partitions(uses, snapshot.fabric)
 
 
 def _held(

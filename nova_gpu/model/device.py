@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 
 from nova_gpu.model.address import Address, PciAddress, VirtualParent
+from nova_gpu.model.partition import Fabric
 from nova_gpu.model.profile import VgpuType
 
 #: PCI classes of cards: VGA, 3D, other display, processing accelerator.
@@ -172,13 +173,15 @@ class Snapshot:
 
     ``warnings`` are the files that could not be used, each with its path
     and what was found there. ``address_bits`` is the width of the host's
-    physical addresses.
+    physical addresses. ``fabric`` is what Fabric Manager says, if it divides
+    the host's NVSwitches.
     """
 
     cards: tuple[Card, ...] = ()
     switches: tuple[PciFunction, ...] = ()
     warnings: tuple[str, ...] = ()
     address_bits: int | None = None
+    fabric: Fabric | None = None
 
     def card(self, address: Address) -> Card | None:
         """The card at ``address``, if there is one."""

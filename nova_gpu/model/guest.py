@@ -159,6 +159,7 @@ def _element(unit: Unit) -> ET.Element:
         'name': unit.name,
         'parent': None if unit.parent is None else str(unit.parent),
         'params': unit.params,
+        'partition': None if unit.partition is None else str(unit.partition),
     }
     return ET.Element(
         f'{{{NAMESPACE}}}unit',
@@ -197,6 +198,7 @@ def _kept(
 def _unit(fields: Mapping[str, str]) -> Unit | None:
     try:
         parent = fields.get('parent')
+        partition = fields.get('partition')
         return Unit(
             mechanism=fields['mechanism'],
             pool=fields['pool'],
@@ -211,8 +213,9 @@ def _unit(fields: Mapping[str, str]) -> Unit | None:
             name=fields.get('name'),
             parent=None if parent is None else parse_address(parent),
             params=fields.get('params'),
+            partition=None if partition is None else int(partition),
         )
-    except (KeyError, exception.InvalidAddress):
+    except (KeyError, ValueError, exception.InvalidAddress):
         return None  # not by us, or edited: as if it weren't there
 
 

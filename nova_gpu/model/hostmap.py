@@ -46,6 +46,9 @@ class PoolState:
     has one entry a card. So have, of cards that are chosen by what they share,
     ``switches`` and ``cliques``, which are numbered and -1 where there is
     none, and ``free``.
+
+    ``sizes`` are how many of the cards a server can have, where they are
+    divided into partitions, and ``free_sizes`` how many of those now.
     """
 
     key: str
@@ -60,12 +63,22 @@ class PoolState:
     switches: tuple[int, ...] = ()
     cliques: tuple[int, ...] = ()
     free: tuple[bool, ...] = ()
+    sizes: tuple[int, ...] = ()
+    free_sizes: tuple[int, ...] = ()
+
+    def has_set(self, count: int, level: str) -> bool:
+        """Whether ``count`` cards are free that share ``level``."""
+        if self.sizes:
+            return count in self.free_sizes
+        return self.largest_set(level, free=True) >= count
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.
 
         :param free: count those only that are free
         """
+        if self.sizes:
+            return max(self.free_sizes if free else self.sizes, default=0)
         if not self.free:
             return sum(self.totals.values())  # it isn't known
         most = 1
@@ -152,6 +165,9 @@ class HostMap:
                 record['s'] = _to_digits(pool.switches)
                 record['q'] = _to_digits(pool.cliques)
                 record['f'] = _to_digits(pool.free)
+            if pool.sizes:
+                record['z'] = _to_digits(pool.sizes)
+                record['w'] = _to_digits(pool.free_sizes)
             records.append(record)
         data = {'v': VERSION, 'c': names, 'p': records}
         if self.instances is not None:
@@ -198,6 +214,8 @@ def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
         switches=_per_card(record, 's'),
         cliques=_per_card(record, 'q'),
         free=tuple(map(bool, _per_card(record, 'f'))),
+        sizes=_from_digits(record.get('z', '')),
+        free_sizes=_from_digits(record.get('w', '')),
     )
 
 
@@ -205,12 +223,14 @@ def _per_card(record: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """A number a card, if it is known of any."""
     if 'f' not in record:
         return ()
-    values = tuple(
-        -1 if digit == '-' else int(digit, 36) for digit in record[key]
-    )
+    values = _from_digits(record[key])
     if len(values) != len(record['n']):
         raise ValueError(f'{key} and n are not of the same cards')
     return values
+
+
+def _from_digits(text: str) -> tuple[int, ...]:
+    return tuple(-1 if digit == '-' else int(digit, 36) for digit in text)
 
 
 def _to_digits(values: Iterable[int]) -> str:
@@ -273,6 +293,7 @@ def build(
                 'free': tuple(
                     any(offer.free for offer in use.offers) for use in members
                 ),
+                **_sizes(members),
             }
         states.append(
             PoolState(
@@ -299,6 +320,19 @@ def build(
             )
         )
     return HostMap(tuple(states), instances)
+
+
+def _sizes(members: Iterable[Use]) -> dict[str, tuple[int, ...]]:
+    """What sets a server can have, if all cards are on one board."""
+    boards = {use.card.address: use.board for use in members}
+    board = next(iter(boards.values()), None)
+    if board is None or None in boards.values() or not board.partitions:
+        return {}
+    free = (u.card.address for u in members if any(o.free for o in u.offers))
+    return {
+        'sizes': board.sizes_of(boards),
+        'free_sizes': board.sizes_of(frozenset(free), free=True),
+    }
 
 
 def _numbered(values: Iterable[object]) -> tuple[int, ...]:

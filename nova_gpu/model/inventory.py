@@ -27,6 +27,7 @@ from typing import Protocol
 from nova_gpu.model import rule as rule_model
 from nova_gpu.model.address import Address, PciAddress
 from nova_gpu.model.device import Card
+from nova_gpu.model.partition import Board
 from nova_gpu.model.profile import token, vendor_token
 
 #: Sizes of card memory that a flavor can require by trait, in GiB.
@@ -46,6 +47,8 @@ class Unit:
     ``allocated`` says whether an allocation in Placement stands for it. None
     does for what is put aside, and for what somebody else gave to a guest:
     that is reserved as long as it is there.
+
+    ``partition`` is that of the host's NVSwitches which is active for it.
     """
 
     mechanism: str
@@ -59,6 +62,7 @@ class Unit:
     parent: Address | None = None
     params: str | None = None
     allocated: bool = True
+    partition: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Use:
 
     ``aside`` are the devices of the card that are put aside, each with the
     reason; ``owner`` is who else hands the card out, if somebody does.
+    ``board`` has the partitions that the card is handed out in.
     """
 
     card: Card
@@ -125,6 +130,7 @@ class Use:
     reason: str | None = None
     aside: tuple[tuple[str, str], ...] = ()
     owner: str | None = None
+    board: Board | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -54,6 +54,12 @@ def lacks(
             )
             if count > pool.largest_set(request.topology):
                 apart = count
+            if count and pool.sizes and count not in pool.sizes:
+                sizes = ', '.join(map(str, pool.sizes))
+                return (
+                    f'wants {count} cards of pool {pool.key}, whose '
+                    f'NVSwitches have partitions of {sizes}'
+                )
         elif not wanted.isdisjoint(allocation['resources']):
             return None
     if request.display and not any(pool.display for pool in pools):

@@ -92,7 +92,12 @@ def _serving(
     found = host_state.allocation_candidates
     if not found:
         return host_state
-    if request.display or request.vgpu_params or request.topology_required:
+    if (
+        request.display
+        or request.vgpu_params
+        or request.topology_required
+        or gpus.partitioned
+    ):
         lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
         able = [c for c, key in zip(found, lacking, strict=True) if not key]
         if not able:

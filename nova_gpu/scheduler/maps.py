@@ -47,6 +47,7 @@ class HostGpus:
     instances: int | None
     providers: dict[str, PoolState]
     used_cpus: dict[int, int]
+    partitioned: bool = False
 
 
 _NO_STATS: dict[str, str] = {}
@@ -119,6 +120,7 @@ def _gpus(host_state: Any, text: str) -> HostGpus:
         found.instances,
         found.by_provider(host_state.uuid),
         used_cpus(host_state),
+        any(pool.sizes for pool in found.pools),
     )
 
 

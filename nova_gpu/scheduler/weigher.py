@@ -133,18 +133,22 @@ class GpuWeigher(_Weigher):
 def _apart(
     extra_specs: Mapping[str, str],
 ) -> Callable[[HostGpus], float]:
-    """1 of a host without a free set of cards that share what is asked."""
-    if 'gpu:topology' not in extra_specs:
-        return lambda gpus: 0.0
+    """1 of a host without a free set of cards that share what is asked.
+
+    Also of one whose free cards make up no partition of so many.
+    """
+    everywhere = 'gpu:topology' in extra_specs
     try:
         request = GpuRequest.parse(extra_specs)
     except exception.InvalidExtraSpec:
         return lambda gpus: 0.0  # the filter refuses it
 
     def apart(gpus: HostGpus) -> float:
+        if not (everywhere or gpus.partitioned):
+            return 0.0
         return float(
             not any(
-                pool.largest_set(request.topology, free=True) >= count
+                pool.has_set(count, request.topology)
                 for pool in gpus.providers.values()
                 for name, count in request.resources.items()
                 if name in pool.totals

@@ -36,6 +36,7 @@ from oslo_utils import excutils
 
 from nova_gpu import conf, exception, mechanism, privsep, rules
 from nova_gpu.claimsfile import ClaimsFile
+from nova_gpu.fabric import FabricManager
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
@@ -86,15 +87,17 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         except exception.InvalidRule as exc:
             raise nova_exception.InvalidConfiguration(str(exc)) from exc
 
+        effects = self._gpu_effects()
+        manager = FabricManager(effects, bool(CONF.gpu.fabric_manager))
+
         def read() -> Snapshot:
-            return read_snapshot(Tree(root))
+            return manager.complete(read_snapshot(Tree(root)))
 
         nova_owned = owners.NovaOwned(
             CONF.pci.device_spec,
             self.pgpu_type_mapping,
             self.pgpu_type_default is not None,
         )
-        effects = self._gpu_effects()
         self._gpus = Tracker(
             read=read,
             mechanisms=mechanisms,
@@ -103,10 +106,11 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             rules=parsed,
             owned=nova_owned,
             changed=self._gpu_tell,
+            manager=manager,
         )
         self._gpu_claims = ClaimsFile(CONF.gpu.claims_file)
         self._gpu_restorer = Restorer(
-            read, mechanisms, effects, parsed, nova_owned
+            read, mechanisms, effects, parsed, nova_owned, manager=manager
         )
         self._gpu_placement = placement.HostPlacement(
             virtapi, self._host, self._gpus.view

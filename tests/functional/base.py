@@ -487,6 +487,7 @@ class GpuServersTest(nova_base.ServersTestBase):
         """``nova-gpu audit`` on a host: code, differences, stderr."""
         path = self.hosts[name].root / 'nova.conf'
         path.write_text(
+            f'[gpu]\nfabric_manager = {CONF.gpu.fabric_manager}\n'
             f'[placement]\nauth_type = admin_token\ntoken = admin\n'
             f'endpoint = {self.placement.fixture.endpoint}\n'
         )

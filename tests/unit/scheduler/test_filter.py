@@ -25,7 +25,7 @@ from nova.scheduler import host_manager
 
 from nova_gpu.model.hostmap import STATS_KEY
 from nova_gpu.scheduler.filter import GpuFilter
-from tests.fixtures import hosts
+from tests.fixtures import fmpm, hosts
 from tests.fixtures.scheduler import (
     candidate,
     host_state,
@@ -74,6 +74,37 @@ class FilterTest(testtools.TestCase):
             candidate(name, (pool, resource_class, 1)) for pool in T4_POOLS
         ]
         return host_state(name, text, found, **kwargs)
+
+
+class PartitionTest(FilterTest):
+    """A board whose NVSwitches are divided."""
+
+    def host(self, count: int, *active: int) -> Any:
+        fake = hosts.divided_a100_board(self.fake())
+        with fmpm.changing(fake.fabric) as fabric:
+            fabric.active = [*active]
+        text = map_text(host_tracker(fake))
+        pool = ('nvidia_a100_sxm4_40gb', A100, count)
+        return host_state('gpu1', text, [candidate('gpu1', pool)])
+
+    def test_sizes_that_there_are(self) -> None:
+        for count in range(1, 9):
+            specs = {f'resources:{A100}': str(count)}
+            expected = ['gpu1'] if count in (1, 2, 4, 8) else []
+            self.assertEqual(
+                expected, self.passing(specs, self.host(count)), count
+            )
+        self.assertIn(
+            'wants 3 cards of pool nvidia_a100_sxm4_40gb, whose NVSwitches '
+            'have partitions of 1, 2, 4, 8', self.log.output,
+        )  # fmt: skip
+
+    def test_what_is_in_use_may_have_changed(self) -> None:
+        specs = {
+            f'resources:{A100}': '8',
+            'gpu:topology': 'nvlink:required',
+        }
+        self.assertEqual(['gpu1'], self.passing(specs, self.host(8, 7, 8)))
 
 
 class PassingTest(FilterTest):
