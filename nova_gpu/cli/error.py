@@ -18,6 +18,7 @@
     GpuError
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
+    ├── UnusableInput      a file or an argument that isn't what it should be
     ├── NothingToPreview   a card or profile that no guest would get
     ├── NotReleased        a device that stays as it is
     └── NoPlacement        Placement, which can't be asked
@@ -41,6 +42,15 @@ class UnusableRoot(exception.GpuError):
 
 class UnusableSettings(exception.GpuError):
     """A configuration file that oslo.config refuses."""
+
+
+class UnusableInput(exception.GpuError):
+    """``where``, a file or an argument, isn't what it should be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f'{where}: {reason}')
 
 
 class NothingToPreview(exception.GpuError):

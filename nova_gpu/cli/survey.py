@@ -48,6 +48,7 @@ LOG = logging.getLogger('nova_gpu.cli')
 class Survey:
     """A host's cards, what each is used for, and the guests on each.
 
+    ``units`` are what guests hold.
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
     nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
@@ -57,6 +58,7 @@ class Survey:
     root: str
     snapshot: Snapshot
     uses: tuple[Use, ...]
+    units: tuple[Unit, ...]
     guests: tuple[GuestDevices, ...]
     all_guests_read: bool
     put_aside: Mapping[str, str]
@@ -140,6 +142,7 @@ def survey(args: argparse.Namespace) -> Survey:
         root=os.fspath(tree.root),
         snapshot=snapshot,
         uses=uses,
+        units=tuple(unit for units in held.values() for unit in units),
         guests=guests,
         all_guests_read=all_read,
         put_aside=aside,

@@ -24,6 +24,7 @@ from nova_gpu import exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.scheduler import candidates
 from nova_gpu.scheduler.maps import CACHE, HostGpus
+from nova_gpu.scheduler.refusals import tell_refused
 
 LOG = logging.getLogger(__name__)
 
@@ -63,13 +64,18 @@ class GpuFilter(filters.BaseHostFilter):
             )
             return ()
         found = list(filter_obj_list)
-        return [
-            host
-            for host, gpus in zip(found, CACHE.get(found), strict=True)
-            # Other hosts pass: Placement may know of GPUs newer than the map.
-            if gpus.classes.isdisjoint(wanted)
-            or _serves(host, gpus, wanted, request)
-        ]
+        passed = []
+        refused = {}
+        for host, gpus in zip(found, CACHE.get(found), strict=True):
+            # Placement may know of GPUs that are newer than the map.
+            if gpus.classes.isdisjoint(wanted):
+                passed.append(host)
+            elif refusal := _refusal(host, gpus, wanted, request):
+                refused[host.host] = refusal
+            else:
+                passed.append(host)
+        tell_refused(LOG, spec_obj, refused, len(passed))
+        return passed
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
         """Whether the host can serve the request."""
@@ -80,28 +86,22 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
     return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
 
 
-def _serves(
+def _refusal(
     host_state: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> bool:
-    found = host_state.allocation_candidates
-    if not found:
-        return True
-    if request.display or request.vgpu_params or request.topology_required:
-        lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
-        able = [c for c, key in zip(found, lacking, strict=True) if not key]
-        if not able:
-            LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
-            return False
-        host_state.allocation_candidates = found = able
-    if len(found) > 1:
-        reported = int(host_state.stats.get('num_instances') or 0)
-        host_state.allocation_candidates = candidates.order(
-            found,
-            gpus,
-            placed=host_state.num_instances - reported,
-            current=gpus.instances in (None, reported),
-        )
-    return True
+) -> str | None:
+    """Why the host can't serve; one that can has its best candidate first."""
+    reported = int(host_state.stats.get('num_instances') or 0)
+    verdict = candidates.judge(
+        host_state.allocation_candidates,
+        gpus,
+        wanted,
+        request,
+        host_state.num_instances,
+        reported,
+    )
+    if verdict.refusal is None:
+        host_state.allocation_candidates = verdict.candidates
+    return verdict.refusal

@@ -105,15 +105,20 @@ class MapCache:
 
 def _gpus(host_state: Any, text: str) -> HostGpus:
     try:
-        found, classes, fullness = _load(text)
+        return read_map(host_state.uuid, text)
     except exception.InvalidHostMap as exc:
         LOG.warning('Ignoring the GPUs of host %s: %s', host_state.host, exc)
         return NONE
+
+
+def read_map(node_uuid: str, text: str) -> HostGpus:
+    """The GPUs of the compute node, from its map.
+
+    :raises nova_gpu.exception.InvalidHostMap: it can't be read
+    """
+    found, classes, fullness = _load(text)
     return HostGpus(
-        classes,
-        fullness,
-        found.instances,
-        found.by_provider(host_state.uuid),
+        classes, fullness, found.instances, found.by_provider(node_uuid)
     )
 
 

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     'scheduler': {'conf', 'exception', 'model'},
     'cli': {
         'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
-        'privsep', 'putaside', 'rules', 'sysfs', 'xml',
+        'privsep', 'putaside', 'rules', 'scheduler', 'sysfs', 'xml',
     },
     'virt': {
         'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
