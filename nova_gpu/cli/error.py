@@ -20,6 +20,8 @@
     ├── UnusableSettings   a configuration file that can't be read
     ├── UnusableInput      a file or an argument that isn't what it should be
     ├── NothingToPreview   a card or profile that no guest would get
+    ├── NvmlFailed         NVIDIA's library, which doesn't tell of the cards
+    ├── NotRecorded        links that can't be recorded
     ├── NotReleased        a device that stays as it is
     └── NoPlacement        Placement, which can't be asked
 """
@@ -60,6 +62,25 @@ class NothingToPreview(exception.GpuError):
         self.what = what
         self.reason = reason
         super().__init__(f'{what}: {reason}')
+
+
+class NvmlFailed(exception.GpuError):
+    """NVML doesn't answer; ``remedy`` is what to do, if that is known."""
+
+    def __init__(self, what: str, reason: str, remedy: str | None) -> None:
+        self.what = what
+        self.reason = reason
+        self.remedy = remedy
+        told = f'{what}: {reason}'
+        super().__init__(f'{told}; {remedy}' if remedy else told)
+
+
+class NotRecorded(exception.GpuError):
+    """The links of cards can't be recorded, for the ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'The links are not recorded: {reason}')
 
 
 class NotReleased(exception.GpuError):

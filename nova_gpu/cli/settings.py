@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nova_gpu import claimsfile, putaside
+from nova_gpu import claimsfile, linksfile, putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
 
@@ -30,6 +30,7 @@ class Settings:
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
     claims_file: str = claimsfile.PATH
+    links_file: str = linksfile.PATH
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
 
@@ -73,6 +74,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
             host_root=conf.gpu.host_root,
             put_aside_dir=conf.gpu.put_aside_dir,
             claims_file=conf.gpu.claims_file,
+            links_file=conf.gpu.links_file,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (

@@ -31,6 +31,7 @@ from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
 from nova_gpu.cli.settings import read_settings
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.model.address import Address
 from nova_gpu.model.device import Card, Snapshot
@@ -51,8 +52,9 @@ class Survey:
     ``units`` are what guests hold.
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
-    nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
-    ``all_guests_read`` is False if a guest may hold what doesn't show.
+    nova-compute holds, ``links`` what was recorded of links between cards.
+    ``nova_owns`` are the options that give cards to Nova. ``all_guests_read``
+    is False if a guest may hold what doesn't show.
     """
 
     root: str
@@ -64,6 +66,7 @@ class Survey:
     put_aside: Mapping[str, str]
     folder: PutAside
     claims: ClaimsFile
+    links: LinksFile
     nova_owns: tuple[str, ...]
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
@@ -111,7 +114,12 @@ def survey(args: argparse.Namespace) -> Survey:
     settings = read_settings(args.rule, args.config_file)
     tree = Tree(args.root or settings.host_root)
     _check(tree)
-    snapshot = read_snapshot(tree)
+
+    def below(path: str) -> str:
+        return tree.path(path.lstrip('/')) if args.root else path
+
+    links = LinksFile(below(settings.links_file))
+    snapshot = read_snapshot(tree, links)
     for warning in snapshot.warnings:
         LOG.warning(warning)
     if settings.nova_owns:
@@ -121,10 +129,6 @@ def survey(args: argparse.Namespace) -> Survey:
             ' and '.join(settings.nova_owns),
         )
     loaded = mechanisms.load()
-
-    def below(path: str) -> str:
-        return tree.path(path.lstrip('/')) if args.root else path
-
     folder = PutAside(below(settings.put_aside_dir))
     aside = _read(folder)
     empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
@@ -148,6 +152,7 @@ def survey(args: argparse.Namespace) -> Survey:
         put_aside=aside,
         folder=folder,
         claims=ClaimsFile(below(settings.claims_file)),
+        links=links,
         nova_owns=settings.nova_owns,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},

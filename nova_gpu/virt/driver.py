@@ -37,6 +37,7 @@ from oslo_utils import excutils
 from nova_gpu import conf, exception, mechanism, privsep, rules
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
@@ -85,8 +86,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         except exception.InvalidRule as exc:
             raise nova_exception.InvalidConfiguration(str(exc)) from exc
 
+        links = LinksFile(CONF.gpu.links_file)
+
         def read() -> Snapshot:
-            return read_snapshot(Tree(root))
+            return read_snapshot(Tree(root), links)
 
         nova_owned = owners.NovaOwned(
             CONF.pci.device_spec,
