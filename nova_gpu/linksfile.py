@@ -79,7 +79,7 @@ class LinksFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._read: tuple[object, tuple[LinkedCard, ...]] | None = None
+        self._last: tuple[object, tuple[LinkedCard, ...]] | None = None
 
     def read(self) -> tuple[LinkedCard, ...]:
         """The cards that were recorded; none without the file.
@@ -93,11 +93,11 @@ class LinksFile:
             with open(self.path, encoding='utf-8') as stream:
                 stat = os.fstat(stream.fileno())
                 stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                if self._read is None or self._read[0] != stamp:
-                    self._read = stamp, _parse(stream.read())
+                if self._last is None or self._last[0] != stamp:
+                    self._last = stamp, _parse(stream.read())
         except FileNotFoundError:
             return ()
-        return self._read[1]
+        return self._last[1]
 
     def write(self, cards: Iterable[LinkedCard], driver: str) -> None:
         """Replace what was recorded; ``driver`` is the version that told.

@@ -24,6 +24,7 @@ from cliff import lister
 from nova_gpu.cli import error
 from nova_gpu.model.request import gpu_classes
 from nova_gpu.scheduler.explain import Decision, Host, explain, looked_at
+from nova_gpu.scheduler.likely import parts
 
 LOG = logging.getLogger('nova_gpu.cli')
 
@@ -122,7 +123,7 @@ def _extra_specs(
 def _check(hosts: Sequence[Host], extra_specs: dict[str, str]) -> None:
     """Refuse what asks for no GPU, and say what isn't looked at."""
     wanted = looked_at(hosts, extra_specs)
-    if not wanted:
+    if not parts(extra_specs, wanted):
         raise error.UnusableInput(
             'the flavor',
             'no resources: property of it asks for a GPU',

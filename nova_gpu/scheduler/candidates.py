@@ -19,7 +19,6 @@ Nova claims a host's first.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,44 +31,20 @@ Candidate = dict[str, Any]
 NO_VGPU = 'needs a vGPU, and the GPUs that it would give are whole cards'
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Verdict:
-    """The candidates that can work, best first, or why none of them can."""
-
-    candidates: list[Candidate]
-    refusal: str | None = None
-
-
-def judge(
+def able(
     found: list[Candidate],
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-    num_instances: int,
-    reported: int,
-) -> Verdict:
-    """Decide on a host by its map and the candidates that Placement found.
-
-    :param num_instances: how many instances the host has now, with those
-        that this request has put there
-    :param reported: how many it had when it was last heard of
-    """
-    if not found:
-        return Verdict(found)
-    if request.display or request.vgpu_params or request.topology_required:
-        lacking = [lacks(c, gpus, wanted, request) for c in found]
-        able = [c for c, key in zip(found, lacking, strict=True) if not key]
-        if not able:
-            return Verdict([], '; '.join(dict.fromkeys(map(str, lacking))))
-        found = able
-    if len(found) > 1:
-        found = order(
-            found,
-            gpus,
-            placed=num_instances - reported,
-            current=gpus.instances in (None, reported),
-        )
-    return Verdict(found)
+) -> tuple[list[Candidate], str | None]:
+    """The candidates that can work; if none of them can, also why."""
+    if not found or not (
+        request.display or request.vgpu_params or request.topology_required
+    ):
+        return found, None
+    lacking = [lacks(c, gpus, wanted, request) for c in found]
+    left = [c for c, key in zip(found, lacking, strict=True) if not key]
+    return left, None if left else '; '.join(dict.fromkeys(map(str, lacking)))
 
 
 def lacks(

@@ -28,7 +28,7 @@ from nova_gpu.model.hostmap import PoolState
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.model.topology import Place
 from nova_gpu.scheduler import likely, scores
-from nova_gpu.scheduler.candidates import judge
+from nova_gpu.scheduler.candidates import able, order
 from nova_gpu.scheduler.maps import HostGpus
 
 #: Whose refusal it is.
@@ -119,13 +119,13 @@ def _decide(
     if not found:
         reason = likely.shortage(gpus.providers, asked)
         return Decision(host.name, PLACEMENT, reason)
-    reported = host.reported
-    if reported is None:
-        reported = gpus.instances or 0
-    verdict = judge(found, gpus, wanted, request, reported, reported)
-    if verdict.refusal is not None:
-        return Decision(host.name, FILTER, verdict.refusal)
-    taken = verdict.candidates[0]['allocations']
+    found, refusal = able(found, gpus, wanted, request)
+    if refusal is not None:
+        return Decision(host.name, FILTER, refusal)
+    current = None in (gpus.instances, host.reported) or (
+        gpus.instances == host.reported
+    )
+    taken = order(found, gpus, current=current)[0]['allocations']
     cards: list[str] = []
     lacking = None
     for provider, allocation in taken.items():

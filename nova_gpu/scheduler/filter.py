@@ -93,15 +93,18 @@ def _refusal(
     request: GpuRequest,
 ) -> str | None:
     """Why the host can't serve; one that can has its best candidate first."""
-    reported = int(host_state.stats.get('num_instances') or 0)
-    verdict = candidates.judge(
-        host_state.allocation_candidates,
-        gpus,
-        wanted,
-        request,
-        host_state.num_instances,
-        reported,
+    found, refusal = candidates.able(
+        host_state.allocation_candidates, gpus, wanted, request
     )
-    if verdict.refusal is None:
-        host_state.allocation_candidates = verdict.candidates
-    return verdict.refusal
+    if refusal is not None:
+        return refusal
+    if found and len(found) > 1:
+        reported = int(host_state.stats.get('num_instances') or 0)
+        found = candidates.order(
+            found,
+            gpus,
+            placed=host_state.num_instances - reported,
+            current=gpus.instances in (None, reported),
+        )
+    host_state.allocation_candidates = found
+    return None

@@ -26,6 +26,8 @@ from nova import context as nova_context
 from nova import objects
 
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
+from nova_gpu.scheduler import likely
+from nova_gpu.scheduler.maps import read_map
 from tests.fixtures import hosts
 from tests.functional import actions, base
 
@@ -223,6 +225,47 @@ class ExplainTest(StalenessTest):
             f'Host apart is refused: {second[2]}', self.stdlog.logger.output
         )
 
+    def test_candidates_are_those_of_placement(self) -> None:
+        fake = self.new_host('gpu1')
+        for number, address in enumerate((*CARDS, '0000:23:00.0')):
+            fake.add_gpu(
+                address, 0x1EB8, iommu_group=number, driver='nvidia',
+                types=hosts.T4_TYPES, units=16,
+            )  # fmt: skip
+        fake.add_gpu('0000:81:00.0', 0x2235, iommu_group=8)
+        self.start_gpu_compute('gpu1')
+        for name in (T4_4Q, T4_8Q, T4_8Q):
+            self.boot(self.flavor(name))
+        self._run_periodics()
+        for query, isolate in (
+            (f'resources={T4_4Q}:1', False),
+            (f'resources={T4_4Q}:4', False),
+            (f'resources={T4_8Q}:1,{A40}:1', False),
+            (f'resources={A40}:2', False),
+            (f'resources1={T4_8Q}:1&resources2={T4_8Q}:1', False),
+            (f'resources1={T4_8Q}:1&resources2={T4_8Q}:1', True),
+            (f'resources1={T4_4Q}:2&resources2={T4_4Q}:2', False),
+            (f'resources1={T4_4Q}:1&resources2={T4_8Q}:2', False),
+        ):
+            policy = 'isolate' if isolate else 'none'
+            url = f'/allocation_candidates?{query}&group_policy={policy}'
+            body = self.placement.get(url, version='1.36').body
+            context = nova_context.get_admin_context()
+            (node,) = objects.ComputeNodeList.get_all(context)
+            gpus = read_map(node.uuid, node.stats[STATS_KEY])
+            specs = {
+                f'{group}:{amount.partition(":")[0]}': amount.partition(':')[2]
+                for part in query.split('&')
+                for group, _, amounts in [part.partition('=')]
+                for amount in amounts.split(',')
+            }
+            asked = likely.parts(specs, gpus.classes)
+            self.assertEqual(
+                _amounts(body['allocation_requests']),
+                _amounts(likely.candidates(gpus.providers, asked, isolate)),
+                (query, isolate),
+            )
+
     def explained(self, specs: dict[str, str]) -> list[tuple[str, str, str]]:
         """Host, decision and reason, by the rows of the table."""
         context = nova_context.get_admin_context()
@@ -250,3 +293,17 @@ class ExplainTest(StalenessTest):
             (row['Host'], row['Decision'], row['Reason'])
             for row in json.loads(out)
         ]
+
+
+def _amounts(candidates: list[Any]) -> set[tuple[tuple[str, str, int], ...]]:
+    """The candidates by what each takes, of provider and class."""
+    return {
+        tuple(
+            sorted(
+                (provider, name, count)
+                for provider, allocation in candidate['allocations'].items()
+                for name, count in allocation['resources'].items()
+            )
+        )
+        for candidate in candidates
+    }

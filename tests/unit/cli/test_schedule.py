@@ -197,6 +197,8 @@ class ExplainTest(DumpTest):
             (None, ('--property', f'resources:{A100}=two'),
              f"resources:{A100}='two' is not valid; allowed: a number"),
             (None, (), 'no resources: property of it asks for a GPU'),
+            (None, ('--property', f'resources:{A100}=0'),
+             'no resources: property of it asks for a GPU'),
             (None, ('--flavor', '/nowhere'),
              'error: /nowhere: No such file or directory'),
             (None, ('--flavor', good), 'holds 3 objects'),
