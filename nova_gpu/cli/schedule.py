@@ -17,14 +17,17 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cliff import lister
 
 from nova_gpu.cli import error
 from nova_gpu.model.request import gpu_classes
-from nova_gpu.scheduler.explain import Decision, Host, explain, looked_at
-from nova_gpu.scheduler.likely import parts
+
+# Not when it runs: whichever command is called, all are loaded, and oslo.log
+# takes longer to import than the others run.
+if TYPE_CHECKING:
+    from nova_gpu.scheduler.explain import Decision, Host
 
 LOG = logging.getLogger('nova_gpu.cli')
 
@@ -81,6 +84,8 @@ class ScheduleExplain(lister.Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        from nova_gpu.scheduler.explain import explain
+
         hosts = _hosts(parsed_args.maps)
         extra_specs = _extra_specs(parsed_args.flavor, parsed_args.property)
         _check(hosts, extra_specs)
@@ -92,7 +97,6 @@ class ScheduleExplain(lister.Lister):
 
 
 def _hosts(paths: Sequence[str]) -> list[Host]:
-    # Not above: jsonschema takes longer to import than other commands run.
     from nova_gpu.cli.dump import read_hosts
 
     found: dict[str, Host] = {}
@@ -122,6 +126,9 @@ def _extra_specs(
 
 def _check(hosts: Sequence[Host], extra_specs: dict[str, str]) -> None:
     """Refuse what asks for no GPU, and say what isn't looked at."""
+    from nova_gpu.scheduler.explain import looked_at
+    from nova_gpu.scheduler.likely import parts
+
     wanted = looked_at(hosts, extra_specs)
     if not parts(extra_specs, wanted):
         raise error.UnusableInput(
