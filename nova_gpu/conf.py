@@ -18,7 +18,7 @@ import copy
 
 from oslo_config import cfg
 
-from nova_gpu import claimsfile, putaside
+from nova_gpu import claimsfile, linksfile, putaside
 
 GROUP = cfg.OptGroup(
     'gpu',
@@ -179,6 +179,23 @@ The file in which nova-compute tells ``nova-gpu audit`` what it holds.
 It is written at every change and never read by nova-compute, which must be
 able to write to its directory. ``nova-gpu`` looks in the default place; give
 it ``--config-file`` if you change this.
+""",
+    ),
+    cfg.StrOpt(
+        'links_file',
+        default=linksfile.PATH,
+        advanced=True,
+        help="""
+The file in which ``nova-gpu host record`` writes which cards NVLink links.
+
+nova-compute reads it, if it is there, each time that it looks at the host, for
+the cards of which no rule gives the ``clique``. It must be able to read it.
+``nova-gpu`` looks in the default place; give it ``--config-file`` if you
+change this.
+
+Related options:
+
+* ``[gpu] rule``, field ``clique``
 """,
     ),
 ]

@@ -18,9 +18,12 @@
     GpuError
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
+    ├── UnusableInput      a file or an argument that isn't what it should be
     ├── NothingToPreview   a card or profile that no guest would get
     ├── NoSuchProfile      a vGPU type that no card of the host has
     ├── NotPrepared        a host that could not be changed
+    ├── NvmlFailed         NVIDIA's library, which doesn't tell of the cards
+    ├── NotRecorded        links that can't be recorded
     ├── NotReleased        a device that stays as it is
     ├── NoPlacement        Placement, which can't be asked
     └── NotRestored        partitions that Fabric Manager isn't told of
@@ -48,6 +51,15 @@ class UnusableSettings(exception.GpuError):
     """A configuration file that oslo.config refuses."""
 
 
+class UnusableInput(exception.GpuError):
+    """``where``, a file or an argument, isn't what it should be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f'{where}: {reason}')
+
+
 class NothingToPreview(exception.GpuError):
     """``what`` can't be in a guest's XML on this host."""
 
@@ -71,6 +83,25 @@ class NoSuchProfile(exception.GpuError):
 
 class NotPrepared(exception.GpuError):
     """A file or a command that does not work."""
+
+
+class NvmlFailed(exception.GpuError):
+    """NVML doesn't answer; ``remedy`` is what to do, if that is known."""
+
+    def __init__(self, what: str, reason: str, remedy: str | None) -> None:
+        self.what = what
+        self.reason = reason
+        self.remedy = remedy
+        told = f'{what}: {reason}'
+        super().__init__(f'{told}; {remedy}' if remedy else told)
+
+
+class NotRecorded(exception.GpuError):
+    """The links of cards can't be recorded, for the ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'The links are not recorded: {reason}')
 
 
 class NotReleased(exception.GpuError):

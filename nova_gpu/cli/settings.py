@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nova_gpu import claimsfile, putaside
+from nova_gpu import claimsfile, linksfile, putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
 
@@ -35,6 +35,7 @@ class Settings:
     claims_file: str = claimsfile.PATH
     fabric_manager: str = ''
     fmpm: str = ''
+    links_file: str = linksfile.PATH
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
     compute_driver: str | None = None
@@ -82,6 +83,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
             claims_file=conf.gpu.claims_file,
             fabric_manager=conf.gpu.fabric_manager,
             fmpm=conf.gpu.fmpm,
+            links_file=conf.gpu.links_file,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (

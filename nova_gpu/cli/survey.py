@@ -33,6 +33,7 @@ from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
 from nova_gpu.cli.settings import Settings, read_settings
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.model.address import Address
 from nova_gpu.model.device import Snapshot
@@ -52,22 +53,26 @@ LOG = logging.getLogger('nova_gpu.cli')
 class Survey:
     """A host's cards, what each is used for, and the guests on each.
 
+    ``units`` are what guests hold.
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
-    nova-compute holds. ``nova_owns`` are the options that give cards to Nova,
-    ``compute_driver`` is what nova.conf says, if one was given.
-    ``all_guests_read`` is False if a guest may hold what doesn't show.
+    nova-compute holds, ``links`` what was recorded of links between cards.
+    ``nova_owns`` are the options that give cards to Nova, ``compute_driver``
+    is what nova.conf says, if one was given. ``all_guests_read`` is False if
+    a guest may hold what doesn't show.
     """
 
     root: str
     settings: Settings
     snapshot: Snapshot
     uses: tuple[Use, ...]
+    units: tuple[Unit, ...]
     guests: tuple[GuestDevices, ...]
     all_guests_read: bool
     put_aside: Mapping[str, str]
     folder: PutAside
     claims: ClaimsFile
+    links: LinksFile
     nova_owns: tuple[str, ...]
     compute_driver: str | None
     holders: Mapping[Address, tuple[str, ...]]
@@ -120,7 +125,8 @@ def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
     settings = dataclasses.replace(
         settings, fmpm=_below(tree, settings.fmpm, args)
     )
-    snapshot = read_snapshot(tree)
+    links = LinksFile(_below(tree, settings.links_file, args))
+    snapshot = read_snapshot(tree, links)
     for warning in snapshot.warnings:
         LOG.warning(warning)
     if ask_fabric:
@@ -134,7 +140,6 @@ def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
             ' and '.join(settings.nova_owns),
         )
     loaded = mechanisms.load()
-
     folder = PutAside(_below(tree, settings.put_aside_dir, args))
     aside = _read(folder)
     empty = _uses(snapshot, loaded, settings.rules, {}, {})
@@ -153,11 +158,13 @@ def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
         settings=settings,
         snapshot=snapshot,
         uses=uses,
+        units=tuple(unit for units in held.values() for unit in units),
         guests=guests,
         all_guests_read=all_read,
         put_aside=aside,
         folder=folder,
         claims=ClaimsFile(_below(tree, settings.claims_file, args)),
+        links=links,
         nova_owns=settings.nova_owns,
         compute_driver=settings.compute_driver,
         holders={card: tuple(names) for card, names in holders.items()},

@@ -95,7 +95,9 @@ class Card:
     virtual function. ``resettable`` says whether the kernel offers to reset
     the card. ``bridges`` are the PCI bridges above it, the root port first.
     ``linked`` is how many cards of the model a board has that links them all
-    with each other, 0 if there is no such board.
+    with each other, 0 if there is no such board. ``clique`` is the set
+    of linked cards that it was recorded in, ``none`` if it was recorded as not
+    linked.
     """
 
     address: Address
@@ -124,6 +126,7 @@ class Card:
     resettable: bool = False
     bridges: tuple[PciAddress, ...] = ()
     linked: int = 0
+    clique: str | None = None
 
     @property
     def vendor(self) -> str:

@@ -78,6 +78,23 @@ def gpu_classes(extra_specs: Mapping[str, str]) -> frozenset[str]:
     return frozenset(filter(_GPU_CLASS.fullmatch, names))
 
 
+def resource_groups(
+    extra_specs: Mapping[str, str],
+) -> dict[str, dict[str, int]]:
+    """The amounts by resource class of each group; the first has no name.
+
+    :raises InvalidExtraSpec: an amount isn't a number
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for key, value in extra_specs.items():
+        if match := _RESOURCES.fullmatch(key):
+            if not str(value).isdecimal():
+                raise exception.InvalidExtraSpec(key, value, ('a number',))
+            group = groups.setdefault(match['group'], {})
+            group[match['name']] = int(value)
+    return groups
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuRequest:
     """A flavor's resources and its ``gpu:`` policy.

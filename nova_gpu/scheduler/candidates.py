@@ -31,6 +31,25 @@ Candidate = dict[str, Any]
 NO_VGPU = 'needs a vGPU, and the GPUs that it would give are whole cards'
 
 
+def able(
+    found: list[Candidate],
+    gpus: HostGpus,
+    wanted: frozenset[str],
+    request: GpuRequest,
+) -> tuple[list[Candidate], str | None]:
+    """The candidates that can work; if none of them can, also why."""
+    if not found or not (
+        request.display
+        or request.vgpu_params
+        or request.topology_required
+        or gpus.partitioned
+    ):
+        return found, None
+    lacking = [lacks(c, gpus, wanted, request) for c in found]
+    left = [c for c, key in zip(found, lacking, strict=True) if not key]
+    return left, None if left else '; '.join(dict.fromkeys(map(str, lacking)))
+
+
 def lacks(
     candidate: Candidate,
     gpus: HostGpus,

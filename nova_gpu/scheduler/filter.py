@@ -24,6 +24,7 @@ from nova_gpu import exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.scheduler import candidates, numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
+from nova_gpu.scheduler.refusals import tell_refused
 
 LOG = logging.getLogger(__name__)
 
@@ -63,14 +64,24 @@ class GpuFilter(filters.BaseHostFilter):
             )
             return ()
         found = list(filter_obj_list)
-        passing = (
-            # Other hosts pass: Placement may know of GPUs newer than the map.
-            host
-            if gpus.classes.isdisjoint(wanted)
-            else _serving(host, spec_obj, gpus, wanted, request)
-            for host, gpus in zip(found, CACHE.get(found), strict=True)
-        )
-        return [host for host in passing if host is not None]
+        passed = []
+        refused = {}
+        for host, gpus in zip(found, CACHE.get(found), strict=True):
+            # Placement may know of GPUs that are newer than the map.
+            if gpus.classes.isdisjoint(wanted):
+                passed.append(host)
+                continue
+            refusal = _refusal(host, gpus, wanted, request)
+            if refusal is None:
+                host, refusal = numa.hold(
+                    host, spec_obj, gpus, wanted, request
+                )
+            if refusal is None:
+                passed.append(host)
+            else:
+                refused[host.host] = refusal
+        tell_refused(LOG, spec_obj, refused, len(passed))
+        return passed
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
         """Whether the host can serve the request."""
@@ -81,35 +92,25 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
     return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
 
 
-def _serving(
+def _refusal(
     host_state: Any,
-    spec_obj: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> Any:
-    """The host as it serves the request, or None."""
-    found = host_state.allocation_candidates
-    if not found:
-        return host_state
-    if (
-        request.display
-        or request.vgpu_params
-        or request.topology_required
-        or gpus.partitioned
-    ):
-        lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
-        able = [c for c, key in zip(found, lacking, strict=True) if not key]
-        if not able:
-            LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
-            return None
-        host_state.allocation_candidates = found = able
-    if len(found) > 1:
+) -> str | None:
+    """Why the host can't serve; one that can has its best candidate first."""
+    found, refusal = candidates.able(
+        host_state.allocation_candidates, gpus, wanted, request
+    )
+    if refusal is not None:
+        return refusal
+    if found and len(found) > 1:
         reported = int(host_state.stats.get('num_instances') or 0)
-        host_state.allocation_candidates = candidates.order(
+        found = candidates.order(
             found,
             gpus,
             placed=host_state.num_instances - reported,
             current=gpus.instances in (None, reported),
         )
-    return numa.hold(host_state, spec_obj, gpus, wanted, request)
+    host_state.allocation_candidates = found
+    return None

@@ -110,16 +110,27 @@ class MapCache:
 
 def _gpus(host_state: Any, text: str) -> HostGpus:
     try:
-        found, classes, fullness = _load(text)
+        return read_map(host_state.uuid, text, used_cpus(host_state))
     except exception.InvalidHostMap as exc:
         LOG.warning('Ignoring the GPUs of host %s: %s', host_state.host, exc)
         return NONE
+
+
+def read_map(
+    node_uuid: str, text: str, used_cpus: dict[int, int] | None = None
+) -> HostGpus:
+    """The GPUs of the compute node, from its map.
+
+    :param used_cpus: those of each NUMA node, if somebody counts them
+    :raises nova_gpu.exception.InvalidHostMap: it can't be read
+    """
+    found, classes, fullness = _load(text)
     return HostGpus(
         classes,
         fullness,
         found.instances,
-        found.by_provider(host_state.uuid),
-        used_cpus(host_state),
+        found.by_provider(node_uuid),
+        used_cpus or {},
         any(pool.sizes for pool in found.pools),
     )
 

@@ -39,6 +39,7 @@ from nova_gpu.scheduler.maps import HostGpus, used_cpus
 
 LOG = logging.getLogger(__name__)
 
+NO_ROOM = 'has no NUMA node with room for the server and such GPUs'
 #: Where Nova has what the claim on the host observes.
 LIMITS = 'numa_topology'
 
@@ -73,8 +74,8 @@ def hold(
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> Any:
-    """The host, holding the server on the nodes of its GPUs; None if it can't.
+) -> tuple[Any, str | None]:
+    """The host, holding the server on its GPUs' nodes, or why it can't.
 
     What counts against a host is where its cards are, and what Nova itself
     has counted of its nodes. Not which cards the map shows as free, which may
@@ -83,25 +84,22 @@ def hold(
     A host that holds it is a copy: other servers of the request, which go
     elsewhere on the same host, have copies of their own.
     """
-    if not concerns(host_state, spec_obj, request):
-        return host_state
+    candidates = host_state.allocation_candidates
+    if not candidates or not concerns(host_state, spec_obj, request):
+        return host_state, None
     limits = host_state.limits.get(LIMITS)
     if limits is None:
         _warn_of_filters()
-        return host_state  # the compute refuses what may not be
-    candidates = host_state.allocation_candidates
+        return host_state, None  # the compute refuses what may not be
     asked = [_asked(c, gpus, wanted, request, spec_obj) for c in candidates]
     if None in asked:
-        return host_state  # on a provider that is newer than the map
+        return host_state, None  # on a provider that is newer than the map
     ways = [_ways(host_state, gpus, a) for a in asked if a]
     nodes = _best(host_state, spec_obj, ways)
     if nodes is None:
-        LOG.debug(
-            'Host %s has no NUMA node with room for the server and such GPUs',
-            host_state.host,
-        )
         if request.numa_affinity == numa.REQUIRED:
-            return None
+            return host_state, NO_ROOM
+        LOG.debug('Host %s: %s', host_state.host, NO_ROOM)
         nodes = frozenset()
     held = copy.copy(host_state)
     held.limits = _HeldLimits(
@@ -113,7 +111,7 @@ def hold(
         *near,
         *(c for c in candidates if c not in near),
     ]
-    return held
+    return held, None
 
 
 def is_apart(

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import nova.conf
@@ -23,7 +23,7 @@ from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
 from nova_gpu.model.request import GpuRequest, gpu_classes
-from nova_gpu.scheduler import numa
+from nova_gpu.scheduler import numa, scores
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 CONF = nova.conf.CONF
@@ -118,44 +118,7 @@ class GpuWeigher(_Weigher):
     def _weights(
         self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
     ) -> list[float]:
-        wanted = gpu_classes(extra_specs)
-        if not wanted:
-            return [0.0] * len(hosts)
-        apart = _apart(extra_specs)
-        return [
-            0.0
-            if gpus.classes.isdisjoint(wanted)
-            else gpus.fullness - apart(gpus)
-            for gpus in hosts
-        ]
-
-
-def _apart(
-    extra_specs: Mapping[str, str],
-) -> Callable[[HostGpus], float]:
-    """1 of a host without a free set of cards that share what is asked.
-
-    Also of one whose free cards make up no partition of so many.
-    """
-    everywhere = 'gpu:topology' in extra_specs
-    try:
-        request = GpuRequest.parse(extra_specs)
-    except exception.InvalidExtraSpec:
-        return lambda gpus: 0.0  # the filter refuses it
-
-    def apart(gpus: HostGpus) -> float:
-        if not (everywhere or gpus.partitioned):
-            return 0.0
-        return float(
-            not any(
-                pool.has_set(count, request.topology)
-                for pool in gpus.providers.values()
-                for name, count in request.resources.items()
-                if name in pool.totals
-            )
-        )
-
-    return apart
+        return scores.pack(hosts, extra_specs)
 
 
 class GpuAvoidWeigher(_Weigher):

@@ -38,6 +38,7 @@ from nova_gpu import conf, exception, mechanism, privsep, rules
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.fabric import FabricManager
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
@@ -89,9 +90,10 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
         effects = self._gpu_effects()
         manager = FabricManager(effects, bool(CONF.gpu.fabric_manager))
+        links = LinksFile(CONF.gpu.links_file)
 
         def read() -> Snapshot:
-            return manager.complete(read_snapshot(Tree(root)))
+            return manager.complete(read_snapshot(Tree(root), links))
 
         nova_owned = owners.NovaOwned(
             CONF.pci.device_spec,

@@ -349,6 +349,8 @@ OBJECTS = (
          'whether a move stays on its host'),
     Seam('nova.objects.migration', 'Migration', 'dest_compute', None,
          'whether a move stays on its host'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'instance_uuid', None,
+         'names the instance in the log of hosts that are refused'),
     Seam('nova.objects.request_spec', 'RequestSpec', 'flavor', None,
          'what a request asks for'),
     Seam('nova.objects.request_spec', 'RequestSpec', 'numa_topology', None,

@@ -478,9 +478,13 @@ class GpuServersTest(nova_base.ServersTestBase):
 
     def nova_gpu(self, name: str, *args: str) -> tuple[int, str, str]:
         """Run the command ``nova-gpu`` on a host: code, stdout, stderr."""
+        return self.run_nova_gpu(*args, '--root', str(self.hosts[name].root))
+
+    def run_nova_gpu(self, *args: str) -> tuple[int, str, str]:
+        """Run the command ``nova-gpu``: code, stdout, stderr."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main.main([*args, '--root', str(self.hosts[name].root)])
+            code = main.main([*args])
         return code, out.getvalue(), err.getvalue()
 
     def run_audit(self, name: str, *args: str) -> tuple[int, list[Any], str]:
@@ -508,6 +512,7 @@ class GpuServersTest(nova_base.ServersTestBase):
             host_root=str(root),
             put_aside_dir=str(root / 'var/lib/nova/gpu/put-aside'),
             claims_file=str(root / 'var/lib/nova/gpu/claims.json'),
+            links_file=str(root / 'var/lib/nova/gpu/links.json'),
             restore_timeout=self.RESTORE_TIMEOUT,
             audit_interval=0,
             group='gpu',

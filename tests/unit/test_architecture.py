@@ -29,8 +29,9 @@ ROOT = pathlib.Path(nova_gpu.__file__).parent
 #: empty. Modules in the top folder are parts of their own.
 ALLOWED: dict[str, set[str]] = {
     'exception': set(),
-    'conf': {'claimsfile', 'putaside'},
+    'conf': {'claimsfile', 'linksfile', 'putaside'},
     'claimsfile': {'model'},
+    'linksfile': {'model'},
     'model': {'exception'},
     'effects': {'exception', 'model'},
     'privsep': {'conf', 'effects', 'exception'},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     'rules': {'exception', 'model'},
     'xml': {'model'},
     'sysfs': {'exception', 'model'},
-    'host': {'model', 'sysfs'},
+    'host': {'linksfile', 'model', 'sysfs'},
     'mechanism': {'exception', 'model'},
     'fabric': {'exception', 'mechanism', 'model'},
     'cleaner': {'exception', 'fabric', 'mechanism', 'model', 'putaside'},
@@ -51,11 +52,13 @@ ALLOWED: dict[str, set[str]] = {
     'extra_specs': {'exception', 'model'},
     'scheduler': {'conf', 'exception', 'model'},
     'cli': {
-        'claimsfile', 'conf', 'exception', 'fabric', 'host', 'mechanism',
-        'model', 'privsep', 'putaside', 'rules', 'sysfs', 'xml',
+        'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
+        'mechanism', 'model', 'privsep', 'putaside', 'rules', 'scheduler',
+        'sysfs', 'xml',
     },
     'virt': {
-        'claimsfile', 'conf', 'exception', 'fabric', 'host', 'mechanism',
+        'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
+        'mechanism',
         'model', 'privsep', 'putaside', 'restore', 'rules', 'sysfs',
         'tracker', 'xml',
     },
