@@ -287,7 +287,9 @@ class RefusedTest(NumaTest):
             hosts.a100(fake, index)
         state = self.a100_host(host_tracker(fake), 5, 0)
         self.assertFalse(self.passes(state, self.spec()))
-        self.assertIn('Host gpu1 has no NUMA node', self.log.output)
+        self.assertIn(
+            'Host gpu1 is refused: has no NUMA node', self.log.output
+        )
         self.assertTrue(self.passes(state, self.spec('preferred')))
         self.assertEqual(set(), self.nodes(state))
 
