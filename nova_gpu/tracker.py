@@ -37,7 +37,7 @@ from oslo_log import log as logging
 from nova_gpu import exception
 from nova_gpu.cleaner import Cleaner
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import audit, choice, hostmap, inventory
+from nova_gpu.model import audit, choice, hostmap, inventory, isolation
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     AVAILABLE,
@@ -51,6 +51,7 @@ from nova_gpu.model.claim import (
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.inventory import Unit, Use
+from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
 from nova_gpu.putaside import PutAside
@@ -118,6 +119,7 @@ class Tracker:
         wants: Iterable[Want],
         request: GpuRequest,
         others: Mapping[str, Collection[str]] | None = None,
+        project: str | None = None,
     ) -> Claim:
         """Give units to a consumer: all that it wants, or none.
 
@@ -125,11 +127,13 @@ class Tracker:
         attempt left is given back by :meth:`release` first, by the caller.
 
         :param others: for each pool those that may serve in its place
+        :param project: the consumer's; None is the same as no other
         :raises UnknownProvider: a pool or class that the host hasn't
         :raises NotEnoughUnits: fewer free units than wanted
         :raises EffectFailed: a unit could not be prepared
         """
         wants = tuple(wants)
+        asking = Tenant(consumer, project, request.isolation)
         with self._changing():
             self._retry()
             prepared: list[Unit] = []
@@ -143,7 +147,7 @@ class Tracker:
                         for p in (others or {}).get(want.pool, ())
                         if p not in asked
                     ]
-                    pool = self._take(want, pools, request, prepared, consumer)
+                    pool = self._take(want, pools, request, prepared, asking)
                     asked.add(pool)
                     if pool != want.pool:
                         moves.append(Move(want, pool))
@@ -482,7 +486,16 @@ class Tracker:
             if use.card.address not in owned
         ]
 
-    def _look(self, snapshot: Snapshot) -> View:
+    def _look(
+        self,
+        snapshot: Snapshot,
+        asking: Tenant | None = None,
+        prepared: Sequence[Unit] = (),
+    ) -> View:
+        """The host as it is, or as who asks may have it.
+
+        :param prepared: what has been made for who asks
+        """
         self._tell(snapshot.warnings)
         self._adopt(snapshot)
         present = {card.address for card in snapshot.cards}
@@ -502,8 +515,11 @@ class Tracker:
                 LOG.info(
                     'The card of instance %s is back in the host', consumer
                 )
-        uses = self._uses(snapshot)
         claims = tuple(self._claims.values())
+        held = [(claim.server, u) for claim in claims for u in claim.units]
+        held += [(asking.server, u) for u in prepared if asking is not None]
+        there = isolation.tenants(snapshot.cards, held)
+        uses = isolation.close(self._uses(snapshot), there, asking)
         gone = [u for c in claims for u in c.units if u.card not in present]
         return View(snapshot, uses, inventory.pools(uses, gone), claims)
 
@@ -520,7 +536,7 @@ class Tracker:
         others: Collection[str],
         request: GpuRequest,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> str:
         """Prepare what is wanted; returns the pool that served it.
 
@@ -530,24 +546,24 @@ class Tracker:
         error: exception.GpuError | None = None
         pools = [want.pool]
         if others:
-            uses = self._look(self._read()).uses
+            uses = self._look(self._read(), asking, prepared).uses
             pools = choice.pools_in_order(uses, want, others)
         LOG.debug(
             'Pools for %d %s of instance %s, best first: %s',
             want.count,
             want.resource_class,
-            consumer,
+            asking.server,
             ', '.join(pools),
         )
         for pool in pools:
             try:
-                self._take_from(pool, want, request, prepared, consumer)
+                self._take_from(pool, want, request, prepared, asking)
             except (
                 exception.NotEnoughUnits,
                 exception.EffectFailed,
             ) as exc:
                 error = error or exc
-                self._undo(prepared[before:], consumer)
+                self._undo(prepared[before:], asking.server)
                 del prepared[before:]
             else:
                 return pool
@@ -560,11 +576,11 @@ class Tracker:
         want: Want,
         request: GpuRequest,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> None:
         left = want.count
         for _ in range(ATTEMPTS):
-            view = self._look(self._read())
+            view = self._look(self._read(), asking, prepared)
             pool = view.pool(key)
             if pool is None or want.resource_class not in pool.inventories:
                 raise exception.UnknownProvider(key, want.resource_class)
@@ -575,15 +591,17 @@ class Tracker:
                 for unit in mechanism.choose(
                     pool, uses, want.resource_class, left, held, request
                 ):
-                    _tell('Claimed', unit, consumer)
-                    made = mechanism.prepare(unit, request, self._effects)
+                    _tell('Claimed', unit, asking.server)
+                    made = mechanism.prepare(
+                        asking.own(unit), request, self._effects
+                    )
                     prepared.append(made)
                     left -= 1
                     prepared[-1] = mechanism.configure(
                         made, request, self._effects
                     )
                     if made.type_id is not None:
-                        _tell('Prepared', prepared[-1], consumer)
+                        _tell('Prepared', prepared[-1], asking.server)
             except exception.UnitUnusable as exc:
                 self._cleaner.put_aside(exc)
                 error: exception.GpuError = exc

@@ -29,6 +29,8 @@ from typing import Any
 
 from nova_gpu import exception
 from nova_gpu.model.inventory import Mechanism, Pool, Unit, Use, provider_uuid
+from nova_gpu.model.isolation import Tenant, objection, summary
+from nova_gpu.model.request import ISOLATION, SHARED
 from nova_gpu.model.topology import HOST, TIES, places
 
 #: The key in ``stats``.
@@ -45,7 +47,8 @@ class PoolState:
     class, or cards; ``reserved`` are those that nobody gets. ``numa_nodes``
     has one entry a card. So have, of cards that are chosen by what they share,
     ``switches`` and ``cliques``, which are numbered and -1 where there is
-    none, and ``free``.
+    none, and ``free``. ``project`` and ``isolation`` are whose a card is of
+    which parts are in use: see :func:`nova_gpu.model.isolation.summary`.
     """
 
     key: str
@@ -60,6 +63,16 @@ class PoolState:
     switches: tuple[int, ...] = ()
     cliques: tuple[int, ...] = ()
     free: tuple[bool, ...] = ()
+    project: str | None = None
+    isolation: str = SHARED
+
+    def admits(self, asking: Tenant) -> bool:
+        """Whether who asks could share the card with who is on it.
+
+        :param asking: with the digest of its project
+        """
+        there = Tenant('', self.project or None, self.isolation)
+        return self.project is None or objection(there, asking) is None
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.
@@ -152,6 +165,10 @@ class HostMap:
                 record['s'] = _to_digits(pool.switches)
                 record['q'] = _to_digits(pool.cliques)
                 record['f'] = _to_digits(pool.free)
+            if pool.project is not None:
+                record['w'] = pool.project
+            if pool.isolation != SHARED:
+                record['x'] = ISOLATION.index(pool.isolation)
             records.append(record)
         data = {'v': VERSION, 'c': names, 'p': records}
         if self.instances is not None:
@@ -185,6 +202,7 @@ class HostMap:
 
 def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
     active = record.get('a')
+    whose = record.get('w')
     return PoolState(
         key=record['k'],
         mechanism=record['m'],
@@ -198,6 +216,8 @@ def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
         switches=_per_card(record, 's'),
         cliques=_per_card(record, 'q'),
         free=tuple(map(bool, _per_card(record, 'f'))),
+        project=None if whose is None else str(whose),
+        isolation=ISOLATION[record.get('x', 0)],
     )
 
 
@@ -244,7 +264,9 @@ def build(
         if use.pool is not None:
             cards.setdefault(use.pool, []).append(use)
     held: dict[str, dict[str, int]] = {}
+    there: dict[str, list[Unit]] = {}
     for unit in units:
+        there.setdefault(unit.pool, []).append(unit)
         if not unit.allocated:
             continue
         counts = held.setdefault(unit.pool, {})
@@ -264,6 +286,7 @@ def build(
                 default=None,
             )
         mechanism = known.get(pool.mechanism)
+        project, strictest = summary(there.get(pool.key, ()))
         topology: dict[str, Any] = {}
         if mechanism and mechanism.topology:
             near = places((use.card, use.ruling.clique) for use in members)
@@ -295,6 +318,8 @@ def build(
                 active=active,
                 display=bool(mechanism and mechanism.display),
                 params=bool(mechanism and mechanism.params),
+                project=project,
+                isolation=strictest,
                 **topology,
             )
         )

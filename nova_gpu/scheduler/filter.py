@@ -21,6 +21,7 @@ from nova.scheduler import filters, utils
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.model.isolation import Tenant, digest
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.scheduler import candidates
 from nova_gpu.scheduler.maps import CACHE, HostGpus
@@ -43,12 +44,12 @@ class GpuFilter(filters.BaseHostFilter):
         self, filter_obj_list: Iterable[Any], spec_obj: Any
     ) -> Iterable[Any]:
         """Like Nova's own, but reads the flavor once and not once a host."""
+        if utils.request_is_rebuild(spec_obj):
+            return filter_obj_list
         flavor = spec_obj.flavor
         extra_specs = flavor.extra_specs
         wanted = gpu_classes(extra_specs)
         if not _concerns_us(wanted, extra_specs):
-            return filter_obj_list
-        if utils.request_is_rebuild(spec_obj):
             return filter_obj_list
         try:
             request = GpuRequest.parse(extra_specs)
@@ -62,13 +63,19 @@ class GpuFilter(filters.BaseHostFilter):
                 flavor.name,
             )
             return ()
+        asking = Tenant(
+            spec_obj.instance_uuid,
+            digest(spec_obj.project_id),
+            request.isolation,
+        )
+        moves = _is_move(spec_obj)
         found = list(filter_obj_list)
         return [
             host
             for host, gpus in zip(found, CACHE.get(found), strict=True)
             # Other hosts pass: Placement may know of GPUs newer than the map.
             if gpus.classes.isdisjoint(wanted)
-            or _serves(host, gpus, wanted, request)
+            or _serves(host, gpus, wanted, request, asking, moves)
         ]
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
@@ -80,11 +87,21 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
     return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
 
 
+def _is_move(spec_obj: Any) -> bool:
+    """Whether the server exists: only then Nova names the cell."""
+    if 'requested_destination' not in spec_obj:
+        return False
+    destination = spec_obj.requested_destination
+    return bool(destination and 'cell' in destination and destination.cell)
+
+
 def _serves(
     host_state: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
+    asking: Tenant,
+    moves: bool,
 ) -> bool:
     found = host_state.allocation_candidates
     if not found:
@@ -96,11 +113,23 @@ def _serves(
             LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
             return False
         host_state.allocation_candidates = found = able
+    if moves:
+        # Nova tries a server that is moved on one host, and learns late that
+        # it can't be: to stay where it is for a minute costs less.
+        able = [c for c in found if not candidates.closed(c, gpus, asking)]
+        if not able:
+            LOG.debug(
+                'Host %s is refused: isolation closes its cards',
+                host_state.host,
+            )
+            return False
+        host_state.allocation_candidates = found = able
     if len(found) > 1:
         reported = int(host_state.stats.get('num_instances') or 0)
         host_state.allocation_candidates = candidates.order(
             found,
             gpus,
+            asking,
             placed=host_state.num_instances - reported,
             current=gpus.instances in (None, reported),
         )

@@ -28,6 +28,7 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
+from nova_gpu.model.request import SHARED
 
 LOG = logging.getLogger(__name__)
 
@@ -37,12 +38,16 @@ KEEP_SECONDS = 3600.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostGpus:
-    """What is asked of a host's map at every request, worked out."""
+    """What is asked of a host's map at every request, worked out.
+
+    ``isolated`` says whether somebody shares a card only with some.
+    """
 
     classes: frozenset[str]
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
+    isolated: bool = False
 
 
 _NO_STATS: dict[str, str] = {}
@@ -114,6 +119,7 @@ def _gpus(host_state: Any, text: str) -> HostGpus:
         fullness,
         found.instances,
         found.by_provider(host_state.uuid),
+        any(pool.isolation != SHARED for pool in found.pools),
     )
 
 

@@ -22,7 +22,8 @@ import nova.conf
 from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
-from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.model.isolation import Tenant, digest
+from nova_gpu.model.request import SHARED, GpuRequest, gpu_classes
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
 CONF = nova.conf.CONF
@@ -64,16 +65,13 @@ class _Weigher(weights.BaseHostWeigher):
     ) -> list[float]:
         self._multiplier = self._configured()
         gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
-        return self._weights(gpus, weight_properties.flavor.extra_specs)
+        return self._weights(gpus, weight_properties)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        extra_specs = weight_properties.flavor.extra_specs
-        return self._weights(CACHE.get([obj]), extra_specs)[0]
+        return self._weights(CACHE.get([obj]), weight_properties)[0]
 
     @abc.abstractmethod
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
         """The hosts' weights."""
 
 
@@ -82,22 +80,23 @@ class GpuWeigher(_Weigher):
 
     Hosts with many free cards stay whole for the requests that need many.
     Those come last that have no free cards that share what ``gpu:topology``
-    asks for, as far as their maps tell.
+    asks for, or none that ``gpu:isolation`` leaves, as far as their maps
+    tell.
     """
 
     option = 'pack_weight_multiplier'
 
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+        extra_specs = spec_obj.flavor.extra_specs
         wanted = gpu_classes(extra_specs)
         if not wanted:
             return [0.0] * len(hosts)
         apart = _apart(extra_specs)
+        closed = _closed(spec_obj, wanted)
         return [
             0.0
             if gpus.classes.isdisjoint(wanted)
-            else gpus.fullness - apart(gpus)
+            else gpus.fullness - max(apart(gpus), closed(gpus))
             for gpus in hosts
         ]
 
@@ -126,15 +125,36 @@ def _apart(
     return apart
 
 
+def _closed(
+    spec_obj: Any, wanted: frozenset[str]
+) -> Callable[[HostGpus], float]:
+    """1 of a host on all of whose cards others are, that isolation parts."""
+    isolation = spec_obj.flavor.extra_specs.get('gpu:isolation', SHARED)
+    asking = Tenant(
+        spec_obj.instance_uuid, digest(spec_obj.project_id), isolation
+    )
+
+    def closed(gpus: HostGpus) -> float:
+        if isolation == SHARED and not gpus.isolated:
+            return 0.0
+        return float(
+            not any(
+                pool.admits(asking)
+                for pool in gpus.providers.values()
+                if not wanted.isdisjoint(pool.totals)
+            )
+        )
+
+    return closed
+
+
 class GpuAvoidWeigher(_Weigher):
     """Keeps servers off the hosts that have GPUs, but not those they want."""
 
     option = 'avoid_weight_multiplier'
 
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
-        wanted = gpu_classes(extra_specs)
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+        wanted = gpu_classes(spec_obj.flavor.extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
             for gpus in hosts

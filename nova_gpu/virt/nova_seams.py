@@ -310,6 +310,8 @@ API_AND_SCHEDULER = (
 OBJECTS = (
     Seam('nova.objects.instance', 'Instance', 'uuid', None,
          'who holds the units'),
+    Seam('nova.objects.instance', 'Instance', 'project_id', None,
+         'whom its cards may be shared with'),
     Seam('nova.objects.instance', 'Instance', 'flavor', None,
          'what it asks for'),
     Seam('nova.objects.instance', 'Instance', 'task_state', None,
@@ -329,6 +331,14 @@ OBJECTS = (
          'whether a move stays on its host'),
     Seam('nova.objects.migration', 'Migration', 'dest_compute', None,
          'whether a move stays on its host'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'instance_uuid', None,
+         'the server that is to share cards'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'project_id', None,
+         'whom its cards may be shared with'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'requested_destination',
+         None, 'holds the cell of a server that is moved'),
+    Seam('nova.objects.request_spec', 'Destination', 'cell', None,
+         'only set for a server that is moved'),
     Seam('nova.objects.request_spec', 'RequestSpec', 'flavor', None,
          'what a request asks for'),
 )  # fmt: skip
