@@ -17,15 +17,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import nova.conf
 from nova.scheduler import filters, utils
 from oslo_log import log as logging
 
-from nova_gpu import exception
+from nova_gpu import conf, exception
 from nova_gpu.model.isolation import Tenant, digest
 from nova_gpu.model.request import GpuRequest, gpu_classes
-from nova_gpu.scheduler import candidates
+from nova_gpu.scheduler import candidates, reserve
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 
@@ -40,6 +42,9 @@ class GpuFilter(filters.BaseHostFilter):
 
     RUN_ON_REBUILD = False
 
+    def __init__(self) -> None:
+        conf.register_opts(CONF)
+
     def filter_all(
         self, filter_obj_list: Iterable[Any], spec_obj: Any
     ) -> Iterable[Any]:
@@ -49,6 +54,10 @@ class GpuFilter(filters.BaseHostFilter):
         flavor = spec_obj.flavor
         extra_specs = flavor.extra_specs
         wanted = gpu_classes(extra_specs)
+        if CONF.gpu.reserve_gpu_hosts and reserve.wants_no_gpus(
+            wanted, extra_specs
+        ):
+            filter_obj_list = reserve.without_gpus(filter_obj_list, wanted)
         if not _concerns_us(wanted, extra_specs):
             return filter_obj_list
         try:
