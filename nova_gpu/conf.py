@@ -218,6 +218,28 @@ Related options:
   ``nova_gpu.scheduler.weigher.GpuWeigher``.
 """,
     ),
+    cfg.BoolOpt(
+        'reserve_gpu_hosts',
+        default=False,
+        help="""
+Whether hosts with GPUs take no servers without GPUs.
+
+If so, ``GpuFilter`` refuses every host that has cards of nova-gpu's to a
+server whose flavor asks for no GPU. That holds for each choice of a host: a
+boot, a resize, a migration, an evacuation, an unshelve. A server without GPUs
+that is on such a host stays there, is rebuilt there, and leaves when it is
+resized or migrated. Nova's filters, this one among them, aren't asked where a
+host is forced by ``--availability-zone <zone>:<host>``.
+
+Flavors with ``pci_passthrough:alias`` or ``accel:device_profile`` aren't
+refused: what Nova and Cyborg hand out may be GPUs as well. By default hosts
+with GPUs only come last, see ``[gpu] avoid_weight_multiplier``.
+
+Related options:
+
+* ``[filter_scheduler] enabled_filters`` must have ``GpuFilter``.
+""",
+    ),
     cfg.FloatOpt(
         'avoid_weight_multiplier',
         default=100.0,

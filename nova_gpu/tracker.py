@@ -38,7 +38,15 @@ from nova_gpu import exception
 from nova_gpu.cleaner import Cleaner
 from nova_gpu.fabric import FabricManager
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import audit, choice, fabric, hostmap, inventory, numa
+from nova_gpu.model import (
+    audit,
+    choice,
+    fabric,
+    hostmap,
+    inventory,
+    isolation,
+    numa,
+)
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     AVAILABLE,
@@ -52,6 +60,7 @@ from nova_gpu.model.claim import (
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.inventory import Pool, Unit, Use
+from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
 from nova_gpu.putaside import PutAside
@@ -124,7 +133,9 @@ class Tracker:
         wants: Iterable[Want],
         request: GpuRequest,
         others: Mapping[str, Collection[str]] | None = None,
+        *,
         nodes: numa.Nodes = None,
+        project: str | None = None,
     ) -> Claim:
         """Give units to a consumer: all that it wants, or none.
 
@@ -134,11 +145,13 @@ class Tracker:
         :param others: for each pool those that may serve in its place
         :param nodes: the NUMA nodes that the guest is on, if it could be on
             others; what they mean is the request's to say
+        :param project: the consumer's; None is the same as no other
         :raises UnknownProvider: a pool or class that the host hasn't
         :raises NotEnoughUnits: fewer free units than wanted
         :raises EffectFailed: a unit could not be prepared
         """
         wants = tuple(wants)
+        asking = Tenant(consumer, project, request.isolation)
         with self._changing():
             self._retry()
             prepared: list[Unit] = []
@@ -153,7 +166,7 @@ class Tracker:
                         if p not in asked
                     ]
                     pool = self._take(
-                        want, pools, request, nodes, prepared, consumer
+                        want, pools, request, nodes, prepared, asking
                     )
                     asked.add(pool)
                     if pool != want.pool:
@@ -509,7 +522,16 @@ class Tracker:
             if use.card.address not in owned
         ]
 
-    def _look(self, snapshot: Snapshot) -> View:
+    def _look(
+        self,
+        snapshot: Snapshot,
+        asking: Tenant | None = None,
+        prepared: Sequence[Unit] = (),
+    ) -> View:
+        """The host as it is, or as who asks may have it.
+
+        :param prepared: what has been made for who asks
+        """
         self._tell(snapshot.warnings)
         self._adopt(snapshot)
         present = {card.address for card in snapshot.cards}
@@ -529,8 +551,11 @@ class Tracker:
                 LOG.info(
                     'The card of instance %s is back in the host', consumer
                 )
-        uses = self._uses(snapshot)
         claims = tuple(self._claims.values())
+        held = [(claim.server, u) for claim in claims for u in claim.units]
+        held += [(asking.server, u) for u in prepared if asking is not None]
+        there = isolation.tenants(snapshot.cards, held)
+        uses = isolation.close(self._uses(snapshot), there, asking)
         gone = [u for c in claims for u in c.units if u.card not in present]
         return View(snapshot, uses, inventory.pools(uses, gone), claims)
 
@@ -548,7 +573,7 @@ class Tracker:
         request: GpuRequest,
         nodes: numa.Nodes,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> str:
         """Prepare what is wanted; returns the pool that served it.
 
@@ -558,13 +583,13 @@ class Tracker:
         error: exception.GpuError | None
         pools = [want.pool]
         if others:
-            uses = self._look(self._read()).uses
+            uses = self._look(self._read(), asking, prepared).uses
             pools = choice.pools_in_order(uses, want, others)
         LOG.debug(
             'Pools for %d %s of instance %s, best first: %s',
             want.count,
             want.resource_class,
-            consumer,
+            asking.server,
             ', '.join(pools),
         )
         for near in numa.reach(request.numa_affinity, nodes):
@@ -572,14 +597,14 @@ class Tracker:
             for pool in pools:
                 try:
                     self._take_from(
-                        pool, want, request, near, prepared, consumer
+                        pool, want, request, near, prepared, asking
                     )
                 except (
                     exception.NotEnoughUnits,
                     exception.EffectFailed,
                 ) as exc:
                     error = error or exc
-                    self._undo(prepared[before:], consumer)
+                    self._undo(prepared[before:], asking.server)
                     del prepared[before:]
                 else:
                     return pool
@@ -593,11 +618,11 @@ class Tracker:
         request: GpuRequest,
         nodes: numa.Nodes,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> None:
         left = want.count
         for _ in range(ATTEMPTS):
-            view = self._look(self._read())
+            view = self._look(self._read(), asking, prepared)
             pool = view.pool(key)
             if pool is None or want.resource_class not in pool.inventories:
                 raise exception.UnknownProvider(key, want.resource_class)
@@ -616,15 +641,17 @@ class Tracker:
                 )
                 self._fabric.activate(chosen)
                 for unit in chosen:
-                    _tell('Claimed', unit, consumer)
-                    made = mechanism.prepare(unit, request, self._effects)
+                    _tell('Claimed', unit, asking.server)
+                    made = mechanism.prepare(
+                        asking.own(unit), request, self._effects
+                    )
                     prepared.append(made)
                     left -= 1
                     prepared[-1] = mechanism.configure(
                         made, request, self._effects
                     )
                     if made.type_id is not None:
-                        _tell('Prepared', prepared[-1], consumer)
+                        _tell('Prepared', prepared[-1], asking.server)
             except exception.UnitUnusable as exc:
                 self._cleaner.put_aside(exc)
                 error: exception.GpuError = exc

@@ -130,7 +130,7 @@ def _row(use: Use, holders: Sequence[str]) -> list[Any]:
         use.pool,
         [_profile(offer) for offer in use.offers],
         list(holders),
-        use.reason,
+        use.reason or use.closed,
         dict(use.ruling.decided),
         [{'device': device, 'reason': reason} for device, reason in use.aside],
     ]

@@ -40,6 +40,7 @@ from nova_gpu.model.device import Snapshot
 from nova_gpu.model.fabric import with_partitions
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit, Use, classify
+from nova_gpu.model.isolation import close, tenants
 from nova_gpu.model.partition import Fabric
 from nova_gpu.model.rule import Rule
 from nova_gpu.putaside import PutAside
@@ -145,13 +146,18 @@ def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
     empty = _uses(snapshot, loaded, settings.rules, {}, {})
     held: dict[Address, list[Unit]] = {}
     holders: dict[Address, list[str]] = {}
+    on_cards: list[tuple[str, Unit]] = []
     guests, all_read = told_guests(tree)
     for guest, unit in _held(guests, loaded, empty):
         held.setdefault(unit.card, []).append(unit)
         names = holders.setdefault(unit.card, [])
         if (name := guest.keeper or guest.uuid or guest.name) not in names:
             names.append(name)
-    uses = _uses(snapshot, loaded, settings.rules, held, aside)
+        on_cards.append((name, unit))
+    uses = close(
+        _uses(snapshot, loaded, settings.rules, held, aside),
+        tenants(snapshot.cards, on_cards),
+    )
     _report_rules(settings.rules, uses)
     return Survey(
         root=os.fspath(tree.root),
@@ -251,7 +257,7 @@ def _held(
             for unit in mechanism.held_by(guest, uses):
                 if guest.keeper is None or unit.device not in taken:
                     taken.add(unit.device)
-                    yield guest, unit
+                    yield guest, guest.own(unit)
 
 
 def _report_rules(rules: Iterable[Rule], uses: Sequence[Use]) -> None:

@@ -128,7 +128,8 @@ class Mechanism(abc.ABC):
     ) -> tuple[Unit, ...]:
         """Choose ``count`` units of a pool; changes nothing.
 
-        :param uses: the cards of the pool
+        :param uses: the cards of the pool, as the request may have them: of
+            one that isolation closes nothing is free
         :param held: all units of the pool in use
         :param request: the flavor's, for its policy
         :raises nova_gpu.exception.NotEnoughUnits: with the reason

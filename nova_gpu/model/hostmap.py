@@ -29,6 +29,8 @@ from typing import Any
 
 from nova_gpu import exception
 from nova_gpu.model.inventory import Mechanism, Pool, Unit, Use, provider_uuid
+from nova_gpu.model.isolation import Tenant, objection, summary
+from nova_gpu.model.request import ISOLATION, SHARED
 from nova_gpu.model.topology import HOST, TIES, places
 
 #: The key in ``stats``.
@@ -45,7 +47,8 @@ class PoolState:
     class, or cards; ``reserved`` are those that nobody gets. ``numa_nodes``
     has one entry a card. So have, of cards that are chosen by what they share,
     ``switches`` and ``cliques``, which are numbered and -1 where there is
-    none, and ``free``.
+    none, and ``free``. ``project`` and ``isolation`` are whose a card is of
+    which parts are in use: see :func:`nova_gpu.model.isolation.summary`.
 
     ``sizes`` are how many of the cards a server can have, where they are
     divided into partitions, and ``free_sizes`` how many of those now.
@@ -65,12 +68,22 @@ class PoolState:
     free: tuple[bool, ...] = ()
     sizes: tuple[int, ...] = ()
     free_sizes: tuple[int, ...] = ()
+    project: str | None = None
+    isolation: str = SHARED
 
     def has_set(self, count: int, level: str) -> bool:
         """Whether ``count`` cards are free that share ``level``."""
         if self.sizes:
             return count in self.free_sizes
         return self.largest_set(level, free=True) >= count
+
+    def admits(self, asking: Tenant) -> bool:
+        """Whether who asks could share the card with who is on it.
+
+        :param asking: with the digest of its project
+        """
+        there = Tenant('', self.project or None, self.isolation)
+        return self.project is None or objection(there, asking) is None
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.
@@ -168,6 +181,10 @@ class HostMap:
             if pool.sizes:
                 record['z'] = _to_digits(pool.sizes)
                 record['w'] = _to_digits(pool.free_sizes)
+            if pool.project is not None:
+                record['o'] = pool.project
+            if pool.isolation != SHARED:
+                record['x'] = ISOLATION.index(pool.isolation)
             records.append(record)
         data = {'v': VERSION, 'c': names, 'p': records}
         if self.instances is not None:
@@ -201,6 +218,7 @@ class HostMap:
 
 def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
     active = record.get('a')
+    whose = record.get('o')
     return PoolState(
         key=record['k'],
         mechanism=record['m'],
@@ -216,6 +234,8 @@ def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
         free=tuple(map(bool, _per_card(record, 'f'))),
         sizes=_from_digits(record.get('z', '')),
         free_sizes=_from_digits(record.get('w', '')),
+        project=None if whose is None else str(whose),
+        isolation=ISOLATION[record.get('x', 0)],
     )
 
 
@@ -264,7 +284,9 @@ def build(
         if use.pool is not None:
             cards.setdefault(use.pool, []).append(use)
     held: dict[str, dict[str, int]] = {}
+    there: dict[str, list[Unit]] = {}
     for unit in units:
+        there.setdefault(unit.pool, []).append(unit)
         if not unit.allocated:
             continue
         counts = held.setdefault(unit.pool, {})
@@ -284,6 +306,7 @@ def build(
                 default=None,
             )
         mechanism = known.get(pool.mechanism)
+        project, strictest = summary(there.get(pool.key, ()))
         topology: dict[str, Any] = {}
         if mechanism and mechanism.topology:
             near = places((use.card, use.ruling.clique) for use in members)
@@ -316,6 +339,8 @@ def build(
                 active=active,
                 display=bool(mechanism and mechanism.display),
                 params=bool(mechanism and mechanism.params),
+                project=project,
+                isolation=strictest,
                 **topology,
             )
         )

@@ -24,6 +24,8 @@ from nova_gpu.model.topology import HOST, TIES
 PREFIX = 'gpu:'
 DISPLAY = ('on', 'off')
 NUMA_AFFINITY = ('required', 'preferred', 'none')
+#: From what allows most to what allows least.
+ISOLATION = SHARED, PROJECT, EXCLUSIVE = ('shared', 'project', 'exclusive')
 #: vGPU plugin parameters: key=value, comma separated, as the NVIDIA driver
 #: takes them; no other character reaches the file.
 PARAMS_PATTERN = '{0}(,{0})*'.format(r'[A-Za-z0-9_.]+=[A-Za-z0-9_.:-]+')
@@ -34,6 +36,7 @@ STRENGTHS = ('required', 'preferred')
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     'gpu:display': DISPLAY,
+    'gpu:isolation': ISOLATION,
     'gpu:numa_affinity': NUMA_AFFINITY,
     'gpu:topology': tuple(
         f'{level}{strength}'
@@ -101,7 +104,8 @@ class GpuRequest:
 
     ``resources`` are the amounts by resource class, of all groups together;
     classes that have nothing to do with GPUs are among them. ``topology`` is
-    the least that whole cards should share, or must.
+    the least that whole cards should share, or must. ``isolation`` says whom
+    the server's cards may be shared with.
     """
 
     resources: Mapping[str, int]
@@ -110,6 +114,7 @@ class GpuRequest:
     vgpu_params: str | None = None
     topology: str = HOST
     topology_required: bool = False
+    isolation: str = SHARED
     policy: bool = False
 
     @classmethod
@@ -137,5 +142,6 @@ class GpuRequest:
             vgpu_params=policy.get('gpu:vgpu_params'),
             topology=HOST if level == 'any' else level,
             topology_required=level != 'any' and strength != 'preferred',
+            isolation=policy.get('gpu:isolation', SHARED),
             policy=bool(policy),
         )

@@ -25,6 +25,7 @@ from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards
 from nova_gpu.model.device import Card
 from nova_gpu.model.hostmap import PoolState
+from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.model.topology import Place
 from nova_gpu.scheduler import likely, scores
@@ -96,7 +97,8 @@ def explain(
     wanted = looked_at(hosts, extra_specs)
     asked = likely.parts(extra_specs, wanted)
     isolate = extra_specs.get('group_policy') == 'isolate'
-    weights = scores.pack([host.gpus for host in hosts], extra_specs)
+    asking = _anybody(request)
+    weights = scores.pack([host.gpus for host in hosts], extra_specs, asking)
     found = [
         _decide(host, weight, asked, isolate, wanted, request)
         for host, weight in zip(hosts, weights, strict=True)
@@ -125,7 +127,8 @@ def _decide(
     current = None in (gpus.instances, host.reported) or (
         gpus.instances == host.reported
     )
-    taken = order(found, gpus, current=current)[0]['allocations']
+    ordered = order(found, gpus, _anybody(request), current=current)
+    taken = ordered[0]['allocations']
     cards: list[str] = []
     lacking = None
     for provider, allocation in taken.items():
@@ -144,6 +147,11 @@ def _decide(
         pools=tuple(gpus.providers[provider].key for provider in taken),
         cards=tuple(cards),
     )
+
+
+def _anybody(request: GpuRequest) -> Tenant:
+    """A new server of a project that has none yet."""
+    return Tenant('', None, request.isolation)
 
 
 def _cards(

@@ -28,6 +28,7 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
+from nova_gpu.model.request import SHARED
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ KEEP_SECONDS = 3600.0
 class HostGpus:
     """What is asked of a host's map at every request, worked out.
 
-    ``used_cpus`` are those of each NUMA node when the map came.
+    ``used_cpus`` are those of each NUMA node when the map came. ``isolated``
+    says whether somebody shares a card only with some.
     """
 
     classes: frozenset[str]
@@ -48,6 +50,7 @@ class HostGpus:
     providers: dict[str, PoolState]
     used_cpus: dict[int, int]
     partitioned: bool = False
+    isolated: bool = False
 
 
 _NO_STATS: dict[str, str] = {}
@@ -132,6 +135,7 @@ def read_map(
         found.by_provider(node_uuid),
         used_cpus or {},
         any(pool.sizes for pool in found.pools),
+        any(pool.isolation != SHARED for pool in found.pools),
     )
 
 

@@ -17,20 +17,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from nova_gpu import exception
-from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.model.isolation import Tenant
+from nova_gpu.model.request import SHARED, GpuRequest, gpu_classes
 from nova_gpu.scheduler.maps import HostGpus
 
 
 def pack(
-    hosts: Iterable[HostGpus], extra_specs: Mapping[str, str]
+    hosts: Iterable[HostGpus],
+    extra_specs: Mapping[str, str],
+    asking: Tenant,
 ) -> list[float]:
-    """The weights that :class:`~.weigher.GpuWeigher` gives to hosts."""
+    """The weights that :class:`~.weigher.GpuWeigher` gives to hosts.
+
+    :param asking: whose the request is, with the digest of its project
+    """
     wanted = gpu_classes(extra_specs)
     if not wanted:
         return [0.0 for _ in hosts]
     apart = _apart(extra_specs)
+    closed = _closed(asking, wanted)
     return [
-        0.0 if gpus.classes.isdisjoint(wanted) else gpus.fullness - apart(gpus)
+        0.0
+        if gpus.classes.isdisjoint(wanted)
+        else gpus.fullness - max(apart(gpus), closed(gpus))
         for gpus in hosts
     ]
 
@@ -61,3 +70,22 @@ def _apart(
         )
 
     return apart
+
+
+def _closed(
+    asking: Tenant, wanted: frozenset[str]
+) -> Callable[[HostGpus], float]:
+    """1 of a host on all of whose cards others are, that isolation parts."""
+
+    def closed(gpus: HostGpus) -> float:
+        if asking.isolation == SHARED and not gpus.isolated:
+            return 0.0
+        return float(
+            not any(
+                pool.admits(asking)
+                for pool in gpus.providers.values()
+                if not wanted.isdisjoint(pool.totals)
+            )
+        )
+
+    return closed

@@ -15,14 +15,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import nova.conf
 from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
-from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.model.isolation import Tenant, digest
+from nova_gpu.model.request import SHARED, GpuRequest, gpu_classes
 from nova_gpu.scheduler import numa, scores
 from nova_gpu.scheduler.maps import CACHE, HostGpus
 
@@ -65,16 +66,13 @@ class _Weigher(weights.BaseHostWeigher):
     ) -> list[float]:
         self._multiplier = self._configured()
         gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
-        return self._weights(gpus, weight_properties.flavor.extra_specs)
+        return self._weights(gpus, weight_properties)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        extra_specs = weight_properties.flavor.extra_specs
-        return self._weights(CACHE.get([obj]), extra_specs)[0]
+        return self._weights(CACHE.get([obj]), weight_properties)[0]
 
     @abc.abstractmethod
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
         """The hosts' weights."""
 
 
@@ -83,8 +81,8 @@ class GpuWeigher(_Weigher):
 
     Hosts with many free cards stay whole for the requests that need many.
     Those come last that have no free cards that share what ``gpu:topology``
-    asks for, or near to the server as ``gpu:numa_affinity`` does, as far as
-    their maps tell.
+    asks for, or near to the server as ``gpu:numa_affinity`` does, and none
+    that ``gpu:isolation`` leaves, as far as their maps tell.
     """
 
     option = 'pack_weight_multiplier'
@@ -115,10 +113,14 @@ class GpuWeigher(_Weigher):
             )
         ]
 
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
-        return scores.pack(hosts, extra_specs)
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+        extra_specs = spec_obj.flavor.extra_specs
+        asking = Tenant(
+            spec_obj.instance_uuid,
+            digest(spec_obj.project_id),
+            extra_specs.get('gpu:isolation', SHARED),
+        )
+        return scores.pack(hosts, extra_specs, asking)
 
 
 class GpuAvoidWeigher(_Weigher):
@@ -126,10 +128,8 @@ class GpuAvoidWeigher(_Weigher):
 
     option = 'avoid_weight_multiplier'
 
-    def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
-    ) -> list[float]:
-        wanted = gpu_classes(extra_specs)
+    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+        wanted = gpu_classes(spec_obj.flavor.extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
             for gpus in hosts

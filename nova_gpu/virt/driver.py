@@ -575,7 +575,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         """Claim where the scheduler said, or on other cards of this host.
 
         Placement can't say that a card takes one profile at a time, so two
-        requests can meet on an empty card. Who comes second moves, and its
+        requests can meet on an empty card; nor that a card is shared with
+        some and not with others. Who comes second moves, and its
         allocation with it: the host may be the last that has room. One that
         would open an empty card moves as well, if a card that holds its
         profile has room: schedulers saw both as empty. And so does one of a
@@ -594,7 +595,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         while True:
             try:
                 claim = self._gpus.claim(
-                    instance.uuid, wants, request, others, nodes
+                    instance.uuid,
+                    wants,
+                    request,
+                    others,
+                    nodes=nodes,
+                    project=instance.project_id,
                 )
             except (exception.NotEnoughUnits, exception.EffectFailed):
                 if others is not None:

@@ -308,12 +308,16 @@ class GpuServersTest(nova_base.ServersTestBase):
                 root.find('devices').extend(
                     given.findall("devices/hostdev[@type='pci']")
                 )
-            recorded = given.find(f'metadata/{{{NAMESPACE}}}units')
-            if recorded is not None:
-                metadata = root.find('metadata')
-                if metadata is None:
-                    metadata = etree.SubElement(root, 'metadata')
-                metadata.append(recorded)
+            for name in (
+                f'{{{NOVA_NAMESPACE}}}instance',
+                f'{{{NAMESPACE}}}units',
+            ):
+                recorded = given.find(f'metadata/{name}')
+                if recorded is not None:
+                    metadata = root.find('metadata')
+                    if metadata is None:
+                        metadata = etree.SubElement(root, 'metadata')
+                    metadata.append(recorded)
             runs = domain._state != fakelibvirt.VIR_DOMAIN_SHUTOFF
             for hostdev in root.findall("devices/hostdev[@type='mdev']"):
                 hostdev.set('managed', 'no')
@@ -567,6 +571,22 @@ class GpuServersTest(nova_base.ServersTestBase):
             vcpu=vcpu, memory_mb=512, disk=1, ephemeral=0, extra_spec=specs
         )
 
+    @contextlib.contextmanager
+    def project(self, name: str) -> Iterator[None]:
+        """Ask the API as an administrator in a project of that name."""
+        before = self.api
+        self.api = client.TestOpenStackClient(
+            before.auth_user,
+            before.base_url,
+            project_id=name,
+            roles=['reader', 'member', 'admin'],
+        )
+        self.api.microversion = before.microversion
+        try:
+            yield
+        finally:
+            self.api = before
+
     def boot(self, flavor: str, state: str = 'ACTIVE', **kwargs: Any) -> Any:
         """Boot a server and wait until it has the state."""
         return self._create_server(
@@ -793,7 +813,7 @@ class GpuServersTest(nova_base.ServersTestBase):
         """
         differences = oracle.differences(
             [self.gpu_state(name) for name in self.computes],
-            self.api.get_servers(),
+            self.api.get_servers(search_opts={'all_tenants': '1'}),
             self.api.get_migrations(),
         )
         self.assertEqual([], differences)

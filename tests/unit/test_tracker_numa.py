@@ -46,7 +46,7 @@ class NumaTest(base.TrackerTest):
             [Want(pool, name, count)],
             GpuRequest({}, numa_affinity=affinity),
             {pool: others or set()},
-            frozenset(nodes) or None,
+            nodes=frozenset(nodes) or None,
         )
 
     def nodes(self, consumer: str) -> list[int]:
