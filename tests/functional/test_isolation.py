@@ -224,14 +224,14 @@ class ManyTest(Base):
 
     def at_once(self, wanted: list[tuple[str, str]]) -> list[Any]:
         """Ask for servers of (project, isolation)."""
-        barrier = threading.Barrier(len(wanted))
+        arrived = threading.Semaphore(0)
+        go = threading.Event()
         claim = ResourceTracker.instance_claim
 
         def claim_together(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return claim(*args, **kwargs)
-            finally:
-                barrier.wait(base.PATIENCE)
+            arrived.release()
+            go.wait(base.PATIENCE)
+            return claim(*args, **kwargs)
 
         flavors = {name: self.flavor(name) for _, name in wanted}
         with fixtures.MockPatchObject(
@@ -244,6 +244,10 @@ class ManyTest(Base):
                         flavor_id=flavors[isolation], networks='none'
                     )
                     ids.append(self.api.post_server({'server': body})['id'])
+                # One after another: allocations that are made at the same
+                # moment conflict, and Nova doesn't retry forever.
+                self.assertTrue(arrived.acquire(timeout=base.PATIENCE))
+            go.set()
             servers = [self.wait_until_built(id) for id in ids]
         self.assert_no_device_twice()
         return servers
