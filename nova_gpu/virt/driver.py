@@ -18,12 +18,10 @@ and adds the units of the instance before, or takes them back after.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import dataclasses
 import inspect
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import nova.conf
@@ -42,24 +40,20 @@ from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
-from nova_gpu.model.choice import could_pack
-from nova_gpu.model.claim import Claim, Want
+from nova_gpu.model.claim import Claim
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import provider_uuid
-from nova_gpu.model.numa import NONE, Nodes, is_off
-from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.model.request import GpuRequest
 from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker
 from nova_gpu.virt import addresses, live, numa, owners, placement, xml
+from nova_gpu.virt.claims import InstanceClaims
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
-
-#: What our resource classes begin with, unless a rule names others.
-OUR_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
 
 
 def _as_novas(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,12 +104,15 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             changed=self._gpu_tell,
             manager=manager,
         )
-        self._gpu_claims = ClaimsFile(CONF.gpu.claims_file)
+        self._gpu_claims_file = ClaimsFile(CONF.gpu.claims_file)
         self._gpu_restorer = Restorer(
             read, mechanisms, effects, parsed, nova_owned, manager=manager
         )
         self._gpu_placement = placement.HostPlacement(
             virtapi, self._host, self._gpus.view
+        )
+        self._gpu_claims = InstanceClaims(
+            self._gpus, self._host, self._gpu_placement
         )
         # Instances whose guest is destroyed to be made anew right after.
         self._gpu_rebuilt: set[str] = set()
@@ -128,7 +125,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     def _gpu_tell(self, claims: Collection[Claim]) -> None:
         """Let who audits the host know what is held."""
         try:
-            self._gpu_claims.write(self._host.get_node_uuid(), claims)
+            self._gpu_claims_file.write(self._host.get_node_uuid(), claims)
         except OSError as exc:
             LOG.warning('nova-gpu audit will not know what is held: %s', exc)
 
@@ -227,11 +224,13 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         if instance.uuid in self._gpu_rebuilt:
             self._gpu_rebuilt.discard(instance.uuid)
-            self._gpu_make_again(instance)
+            self._gpu_claims.make_again(instance)
         else:
             # What an attempt before left behind would be given twice.
             self._gpus.release(instance.uuid)
-        with self._gpu_claim(context, instance, allocations) as allocations:
+        with self._gpu_claims.claim(
+            context, instance, allocations
+        ) as allocations:
             super().spawn(
                 context,
                 instance,
@@ -261,7 +260,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         # Nova destroys the guest and makes it again: its units stay, also
         # if that fails, since the allocation does. What is missing is made
         # again, as it was if the guest had it, or claimed anew.
-        self._gpu_complete(context, instance)
+        self._gpu_claims.complete(context, instance)
         with self._gpus.keeping(instance.uuid):
             super()._hard_reboot(context, instance, *args, **kwargs)
         self._gpus.settle(instance.uuid)
@@ -277,7 +276,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         ):
             return
         self._gpu_rebuilt.discard(instance.uuid)
-        self._gpu_release(context, instance.uuid)
+        self._gpu_claims.release(context, instance.uuid)
 
     # Moves. The migration's record holds the old allocation in Placement,
     # so its UUID is the consumer of the old units here as well. While nobody
@@ -305,7 +304,9 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             # What an attempt before left behind would be given twice.
             self._gpus.release(instance.uuid)
         try:
-            with self._gpu_claim(context, instance, allocations) as left:
+            with self._gpu_claims.claim(
+                context, instance, allocations
+            ) as left:
                 super().finish_migration(
                     context,
                     migration,
@@ -336,7 +337,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         if not self._gpus.idle:
             self._gpus.hand_over(migration.uuid, instance.uuid)
-        self._gpu_complete(context, instance)
+        self._gpu_claims.complete(context, instance)
         super().finish_revert_migration(
             context, instance, network_info, migration, *args, **kwargs
         )
@@ -347,7 +348,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         super().confirm_migration(context, migration, instance, network_info)
         if not self._gpus.idle:
-            self._gpu_release(
+            self._gpu_claims.release(
                 context, migration.uuid if _stays(migration) else instance.uuid
             )
 
@@ -394,7 +395,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         # An attempt that was given up may have left its units.
         self._gpus.release(instance.uuid)
         try:
-            left = self._gpu_take(
+            left = self._gpu_claims.take(
                 ctxt, instance, allocs, numa.claimed_by_move(instance)
             )
             pairs = live.match(units, self._gpus.units_of(instance.uuid))
@@ -407,13 +408,13 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 left,
             )
         except nova_exception.ComputeResourcesUnavailable as exc:
-            self._gpu_release(ctxt, instance.uuid)
+            self._gpu_claims.release(ctxt, instance.uuid)
             raise nova_exception.MigrationPreCheckError(
                 reason=exc.format_message()
             ) from exc
         except Exception:
             with excutils.save_and_reraise_exception():
-                self._gpu_release(ctxt, instance.uuid)
+                self._gpu_claims.release(ctxt, instance.uuid)
         live.answer(data, pairs)
         return data
 
@@ -448,216 +449,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         )
         self._gpus.settle(instance.uuid)
 
-    # Claim, attach, release.
-
-    @contextlib.contextmanager
-    def _gpu_claim(
-        self, context: Any, instance: Any, allocations: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Hold an instance's units while its guest is made.
-
-        Gives the instance's allocations as they are then.
-        """
-        allocations = self._gpu_take(context, instance, allocations)
-        try:
-            self._gpu_check_all_there(instance, allocations)
-            yield allocations
-        except Exception:
-            with excutils.save_and_reraise_exception():
-                self._gpu_release(context, instance.uuid)
-        self._gpus.settle(instance.uuid)
-
-    def _gpu_complete(self, context: Any, instance: Any) -> None:
-        """Let an instance hold what it is allocated, no less and no more.
-
-        :raises nova.exception.ComputeResourcesUnavailable: it can't be
-        """
-        if not gpu_classes(instance.flavor.extra_specs):
-            return
-        self._gpu_make_again(instance)
-        if self._gpu_difference(instance):
-            client = self.virtapi.reportclient
-            found = client.get_allocations_for_consumer(context, instance.uuid)
-            with _unavailable():
-                self._gpus.trim(instance.uuid, self._gpu_wants(found))
-            self._gpu_take(context, instance, found)
-            self._gpu_check_all_there(instance, found)
-
-    def _gpu_difference(self, instance: Any) -> dict[str, tuple[int, int]]:
-        """The classes of which an instance holds other than its flavor says.
-
-        With the numbers that it should hold and that it holds.
-        """
-        request = GpuRequest.parse(instance.flavor.extra_specs)
-        held = collections.Counter(
-            unit.resource_class for unit in self._gpus.units_of(instance.uuid)
-        )
-        ours = {
-            name
-            for name in request.resources
-            if name.startswith(OUR_CLASSES) or name in held
-        }
-        return {
-            name: (request.resources.get(name, 0), held[name])
-            for name in sorted(ours | held.keys())
-            if request.resources.get(name, 0) != held[name]
-        }
-
-    def _gpu_check_all_there(self, instance: Any, allocations: Any) -> None:
-        """No guest starts with fewer GPUs than its flavor says.
-
-        :raises nova.exception.ComputeResourcesUnavailable: it would
-        """
-        for name, (wanted, held) in self._gpu_difference(instance).items():
-            # An operator may have given the node itself such a class.
-            root = allocations.get(self._host.get_node_uuid(), {})
-            given = root.get('resources', {}).get(name, 0)
-            if held + given < wanted:
-                raise nova_exception.ComputeResourcesUnavailable(
-                    reason=f'flavor {instance.flavor.name} asks for {wanted} '
-                    f'{name}, and the allocation of instance '
-                    f'{instance.uuid} on this host has {held + given}'
-                )
-
-    def _gpu_take(
-        self,
-        context: Any,
-        instance: Any,
-        allocations: dict[str, Any],
-        topology: Any = None,
-    ) -> dict[str, Any]:
-        """Claim what an instance is allocated and doesn't hold yet.
-
-        Returns the allocations as they are then: what the cards that the
-        scheduler named can't give may have come from others of this host.
-
-        :param topology: where Nova has put the guest on this host, if that
-            isn't where the instance is now
-        :raises nova.exception.ComputeResourcesUnavailable: Nova tries
-            another host
-        """
-        if not gpu_classes(instance.flavor.extra_specs):
-            return allocations  # all of them are Nova's
-        found: dict[str, Any] = dict(allocations or {})
-        try:
-            request = GpuRequest.parse(instance.flavor.extra_specs)
-            wants = self._gpus.missing(instance.uuid, self._gpu_wants(found))
-            if not wants:
-                return found
-            nodes = None
-            if request.numa_affinity != NONE:
-                topology = topology or instance.numa_topology
-                nodes = numa.nodes_of(topology, self._host)
-            found = self._gpu_claim_somewhere(
-                context, instance, wants, request, found, nodes
-            )
-        except exception.GpuError as exc:
-            LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
-            raise nova_exception.ComputeResourcesUnavailable(
-                reason=str(exc)
-            ) from exc
-        self._gpu_placement.push(context)
-        return found
-
-    def _gpu_make_again(self, instance: Any) -> None:
-        with _unavailable():
-            self._gpus.make_again(instance.uuid)
-
-    def _gpu_claim_somewhere(
-        self,
-        context: Any,
-        instance: Any,
-        wants: list[Want],
-        request: GpuRequest,
-        allocations: Mapping[str, Any],
-        nodes: Nodes,
-    ) -> dict[str, Any]:
-        """Claim where the scheduler said, or on other cards of this host.
-
-        Placement can't say that a card takes one profile at a time, so two
-        requests can meet on an empty card; nor that a card is shared with
-        some and not with others. Who comes second moves, and its
-        allocation with it: the host may be the last that has room. One that
-        would open an empty card moves as well, if a card that holds its
-        profile has room: schedulers saw both as empty. And so does one of a
-        guest that isn't where the card is, to one that is near.
-
-        :raises nova_gpu.exception.GpuError: nothing on this host will do
-        """
-        before = self._gpus.units_of(instance.uuid)
-        others: dict[str, set[str]] | None = None
-        uses = self._gpus.view().uses
-        if any(
-            could_pack(uses, want) or is_off(uses, want, nodes)
-            for want in wants
-        ):
-            others = self._gpu_placement.alike(context)
-        while True:
-            try:
-                claim = self._gpus.claim(
-                    instance.uuid,
-                    wants,
-                    request,
-                    others,
-                    nodes=nodes,
-                    project=instance.project_id,
-                )
-            except (exception.NotEnoughUnits, exception.EffectFailed):
-                if others is not None:
-                    raise
-                others = self._gpu_placement.alike(context)
-                if not any(others.get(want.pool) for want in wants):
-                    raise
-                continue
-            try:
-                units = self._gpus.units_of(instance.uuid)
-                addresses.check(self._gpus.view, units, instance)
-                if not claim.moves:
-                    return dict(allocations)
-                moved = self._gpu_placement.move(
-                    context, instance, claim.moves
-                )
-            except Exception:
-                with excutils.save_and_reraise_exception():
-                    self._gpus.undo(instance.uuid, before)
-            if moved is not None:
-                return moved
-            # Others were faster in Placement: leave them those cards.
-            self._gpus.undo(instance.uuid, before)
-            taken = {move.pool for move in claim.moves}
-            others = {k: v - taken for k, v in (others or {}).items()}
-
-    def _gpu_wants(self, allocations: Mapping[str, Any]) -> list[Want]:
-        """The part of an allocation that is on our pools.
-
-        Of an instance that is evacuated another host's is in it too.
-
-        :raises UnknownProvider: a provider of ours that has no such GPU
-        """
-        node_uuid = self._host.get_node_uuid()
-        if set(allocations) <= {node_uuid}:
-            return []  # no GPU is ever on the root: spare the host's reading
-        pools = self._gpus.view().pools
-        by_uuid = {provider_uuid(node_uuid, p.key): p for p in pools}
-        wants = []
-        for provider, allocation in allocations.items():
-            if provider == node_uuid:
-                continue
-            pool = by_uuid.get(provider)
-            if pool is None and not self._gpu_placement.is_ours(provider):
-                continue
-            for name, count in allocation['resources'].items():
-                if pool is None:
-                    raise exception.UnknownProvider(provider, name)
-                wants.append(Want(pool.key, name, count))
-        return wants
-
-    def _gpu_release(self, context: Any, consumer: str) -> None:
-        held = self._gpus.claim_of(consumer) is not None
-        # In any case: it may wait for a card that has left the host.
-        self._gpus.release(consumer)
-        if held:
-            self._gpu_placement.push(context)
+    # Attach.
 
     def _guest_add_pci_devices(self, guest: Any, instance: Any) -> None:
         super()._guest_add_pci_devices(guest, instance)
@@ -721,17 +513,6 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             guest,
             [u for u in chosen_mdevs if u not in added and not is_ours(u)],
         )
-
-
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    """Tell Nova that this host can't give what an instance needs."""
-    try:
-        yield
-    except exception.GpuError as exc:
-        raise nova_exception.ComputeResourcesUnavailable(
-            reason=str(exc)
-        ) from exc
 
 
 def _stays(migration: Any) -> bool:

@@ -127,6 +127,14 @@ class HostPlacement:
             name: str = tree.data(provider).name
         return name.startswith(provider_prefix(self._host.get_hostname()))
 
+    def allocations(self, context: Any, consumer: str) -> dict[str, Any]:
+        """What a consumer is allocated, by provider."""
+        client = self._virtapi.reportclient
+        found: dict[str, Any] = client.get_allocations_for_consumer(
+            context, consumer
+        )
+        return found
+
     def allocated(self) -> Allocated | None:
         """What Placement has allocated of the pools; None if it is away."""
         context = nova_context.get_admin_context()

@@ -53,10 +53,11 @@ from nova_gpu.model.request import (
     GpuRequest,
 )
 from nova_gpu.putaside import PutAside
+from nova_gpu.recovery import NOBODY
 from nova_gpu.restore import Restorer
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
-from nova_gpu.tracker import NOBODY, Tracker
+from nova_gpu.tracker import Tracker
 from tests.machine.host import FORMS, Form, Kernel
 from tests.unit import base
 

@@ -26,7 +26,7 @@ from nova_gpu.model.claim import ALLOCATED, CLAIMED, REMOVED, Claim, Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import Hostdev, parse_guest
 from nova_gpu.model.request import GpuRequest
-from nova_gpu.tracker import NOBODY
+from nova_gpu.recovery import NOBODY
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeSysfs
 from tests.unit import base
