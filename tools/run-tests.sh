@@ -53,7 +53,7 @@ run_again() {
     if [ "$failing" -ge 1 ] && [ "$failing" -le 5 ]; then
         echo "== Again, alone: $failing that failed in $1-$2"
         ran_again=1
-        OS_NOVA_DISABLE_EVENTLET_PATCHING=$3 OS_TEST_TIMEOUT=900 \
+        OS_NOVA_DISABLE_EVENTLET_PATCHING=$3 OS_TEST_TIMEOUT=1500 \
             NOVA_GPU_TESTS_UNTIL='' \
             "${stestr[@]}" --test-path tests/functional run --failing --serial
     fi

@@ -81,7 +81,7 @@ logging.getLogger('nova.thread_pool_factory').setLevel(logging.WARNING)
 
 #: How long servers may take, in seconds: longer than Nova's own tests let
 #: them, since two cores may be busy with other work.
-PATIENCE = 300
+PATIENCE = 600
 #: The moment after which no test begins, in seconds since the epoch.
 UNTIL = float(os.environ.get('NOVA_GPU_TESTS_UNTIL') or 'inf')
 #: The hosts of this process by their root, for the driver to find.
@@ -243,6 +243,9 @@ class GpuServersTest(nova_base.ServersTestBase):
             group='filter_scheduler',
         )
         self.flags(instances=-1, cores=-1, ram=-1, group='quota')
+        # A thread for each of the first messages, of which none ends: by
+        # default 64 a service, who wake each second and wait for each other.
+        self.flags(executor_thread_pool_size=16)
         # What computes tell schedulers of instances may need the database of
         # a cell, which waits for who holds it: computes that wait for an
         # answer, as casts are calls here.
