@@ -53,6 +53,7 @@ from nova.tests.fixtures.nova import DB_SCHEMA
 from nova.tests.functional.api import client
 from nova.tests.functional.libvirt import base as nova_base
 from nova.virt.libvirt import utils as libvirt_utils
+from oslo_messaging import opts as messaging_opts
 from oslo_utils import uuidutils
 from oslo_utils.fixture import uuidsentinel
 from placement import db_api as placement_db
@@ -245,6 +246,12 @@ class GpuServersTest(nova_base.ServersTestBase):
         self.flags(instances=-1, cores=-1, ram=-1, group='quota')
         # A thread for each of the first messages, of which none ends: by
         # default 64 a service, who wake each second and wait for each other.
+        CONF.register_opts(
+            option
+            for _, options in messaging_opts.list_opts()
+            for option in options
+            if option.dest == 'executor_thread_pool_size'
+        )
         self.flags(executor_thread_pool_size=16)
         # What computes tell schedulers of instances may need the database of
         # a cell, which waits for who holds it: computes that wait for an
