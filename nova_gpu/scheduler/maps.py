@@ -27,6 +27,7 @@ from typing import Any
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.model.fragmentation import Cards, cards_of
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
 
 LOG = logging.getLogger(__name__)
@@ -43,6 +44,18 @@ class HostGpus:
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
+    #: By class, as far as it was asked for; hosts that are alike share it.
+    known: dict[str, tuple[Cards, int]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def cards(self, resource_class: str) -> tuple[Cards, int]:
+        """The cards that give a class, and how many units each gives."""
+        found = self.known.get(resource_class)
+        if found is None:
+            found = cards_of(self.providers.values(), resource_class)
+            self.known[resource_class] = found
+        return found
 
 
 _NO_STATS: dict[str, str] = {}
@@ -105,7 +118,7 @@ class MapCache:
 
 def _gpus(host_state: Any, text: str) -> HostGpus:
     try:
-        found, classes, fullness = _load(text)
+        found, classes, fullness, known = _load(text)
     except exception.InvalidHostMap as exc:
         LOG.warning('Ignoring the GPUs of host %s: %s', host_state.host, exc)
         return NONE
@@ -114,14 +127,17 @@ def _gpus(host_state: Any, text: str) -> HostGpus:
         fullness,
         found.instances,
         found.by_provider(host_state.uuid),
+        known,
     )
 
 
 @functools.lru_cache(maxsize=1024)
-def _load(text: str) -> tuple[HostMap, frozenset[str], float]:
+def _load(
+    text: str,
+) -> tuple[HostMap, frozenset[str], float, dict[str, tuple[Cards, int]]]:
     """One map for all the hosts that are alike, which most of them are."""
     found = HostMap.load(text)
-    return found, found.classes, found.fullness
+    return found, found.classes, found.fullness, {}
 
 
 #: Shared by the filter and the weighers of a scheduler process.

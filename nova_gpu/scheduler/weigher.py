@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Fuller GPU hosts first for who wants GPUs, last for who doesn't."""
+"""Where least is lost for who wants GPUs, GPU hosts last for who doesn't."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ import nova.conf
 from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
+from nova_gpu.model.expected import mix
+from nova_gpu.model.fragmentation import Mix
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.scheduler.maps import CACHE, HostGpus
+from nova_gpu.scheduler.score import Score
 
 CONF = nova.conf.CONF
+
+#: The weight of a host where a request loses and gains nothing. No host can
+#: lose more, so that a larger multiplier of its aggregate always attracts.
+MIDDLE = 500.0
 
 
 class _Weigher(weights.BaseHostWeigher):
@@ -63,55 +70,64 @@ class _Weigher(weights.BaseHostWeigher):
         self, weighed_obj_list: Iterable[Any], weight_properties: Any
     ) -> list[float]:
         self._multiplier = self._configured()
-        gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
-        return self._weights(gpus, weight_properties.flavor.extra_specs)
+        hosts = [weighed.obj for weighed in weighed_obj_list]
+        return self._weights(hosts, CACHE.get(hosts), weight_properties.flavor)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        extra_specs = weight_properties.flavor.extra_specs
-        return self._weights(CACHE.get([obj]), extra_specs)[0]
+        flavor = weight_properties.flavor
+        return self._weights([obj], CACHE.get([obj]), flavor)[0]
 
     @abc.abstractmethod
     def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
+        self, states: list[Any], hosts: list[HostGpus], flavor: Any
     ) -> list[float]:
         """The hosts' weights."""
 
 
 class GpuWeigher(_Weigher):
-    """Packs: a request for GPUs goes where most of them are in use.
+    """Places a request where most is left for those that will come.
 
-    Hosts with many free cards stay whole for the requests that need many.
-    Those come last that have no free cards that share what ``gpu:topology``
-    asks for, as far as their maps tell.
+    Best is the host of whose free GPUs the least becomes unusable, see
+    :mod:`nova_gpu.model.fragmentation`, and of such the one with the most of
+    its GPUs in use. Those come last that have no free cards that share what
+    ``gpu:topology`` asks for, as far as their maps tell.
     """
 
-    option = 'pack_weight_multiplier'
+    option = 'weight_multiplier'
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mix()  # what is wrong there stops the scheduler now
+
+    def _mix(self) -> Mix:
+        return mix(tuple(CONF.gpu.expected_request))
 
     def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
+        self, states: list[Any], hosts: list[HostGpus], flavor: Any
     ) -> list[float]:
-        wanted = gpu_classes(extra_specs)
+        wanted = gpu_classes(flavor.extra_specs)
         if not wanted:
             return [0.0] * len(hosts)
-        apart = _apart(extra_specs)
+        try:
+            request = GpuRequest.parse(flavor.extra_specs)
+        except exception.InvalidExtraSpec:
+            return [0.0] * len(hosts)  # the filter refuses it
+        score = Score(self._mix(), request, wanted, flavor)
+        apart = _apart(request, flavor.extra_specs)
         return [
             0.0
             if gpus.classes.isdisjoint(wanted)
-            else gpus.fullness - apart(gpus)
-            for gpus in hosts
+            else MIDDLE + score(state, gpus) - MIDDLE * apart(gpus)
+            for state, gpus in zip(states, hosts, strict=True)
         ]
 
 
 def _apart(
-    extra_specs: Mapping[str, str],
+    request: GpuRequest, extra_specs: Mapping[str, str]
 ) -> Callable[[HostGpus], float]:
     """1 of a host without a free set of cards that share what is asked."""
     if 'gpu:topology' not in extra_specs:
         return lambda gpus: 0.0
-    try:
-        request = GpuRequest.parse(extra_specs)
-    except exception.InvalidExtraSpec:
-        return lambda gpus: 0.0  # the filter refuses it
 
     def apart(gpus: HostGpus) -> float:
         return float(
@@ -132,9 +148,9 @@ class GpuAvoidWeigher(_Weigher):
     option = 'avoid_weight_multiplier'
 
     def _weights(
-        self, hosts: list[HostGpus], extra_specs: Mapping[str, str]
+        self, states: list[Any], hosts: list[HostGpus], flavor: Any
     ) -> list[float]:
-        wanted = gpu_classes(extra_specs)
+        wanted = gpu_classes(flavor.extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
             for gpus in hosts

@@ -43,7 +43,7 @@ class ConfTest(testtools.TestCase):
         self.conf([])
         self.assertEqual([], self.conf.gpu.rule)
         self.assertEqual('/', self.conf.gpu.host_root)
-        self.assertEqual(100.0, self.conf.gpu.pack_weight_multiplier)
+        self.assertEqual(100.0, self.conf.gpu.weight_multiplier)
         self.assertEqual(100.0, self.conf.gpu.avoid_weight_multiplier)
 
     def test_what_is_set_in_one_is_not_in_another(self) -> None:
