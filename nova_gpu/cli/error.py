@@ -20,6 +20,7 @@
     ├── UnusableSettings   a configuration file that can't be read
     ├── NothingToPreview   a card or profile that no guest would get
     ├── NotReleased        a device that stays as it is
+    ├── NotPlotted         pictures that could not be made
     └── NoPlacement        Placement, which can't be asked
 """
 
@@ -67,3 +68,15 @@ class NoPlacement(exception.GpuError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f'Placement can not be asked: {reason}')
+
+
+class NotPlotted(exception.GpuError):
+    """Pictures that could not be made in ``folder``."""
+
+    def __init__(self, folder: object, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(
+            f'no plots in {folder}: {reason} (they need matplotlib: '
+            'pip install nova-gpu[plot])'
+        )

@@ -48,9 +48,10 @@ ALLOWED: dict[str, set[str]] = {
     'restore': {'exception', 'mechanism', 'model'},
     'extra_specs': {'exception', 'model'},
     'scheduler': {'conf', 'exception', 'model'},
+    'simulate': {'exception', 'model'},
     'cli': {
         'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
-        'privsep', 'putaside', 'rules', 'sysfs', 'xml',
+        'privsep', 'putaside', 'rules', 'simulate', 'sysfs', 'xml',
     },
     'virt': {
         'claimsfile', 'conf', 'exception', 'host', 'mechanism', 'model',
