@@ -105,8 +105,8 @@ class InvalidTable(GpuError):
         place = f', line {line}' if line else ''
         if column:
             place += f', column {column!r}'
-        if value or value is None:
-            place += f', value {value!r}'
+            if line > 1:
+                place += f', value {value!r}'
         super().__init__(f'{path}{place}: {reason}')
 
 

@@ -91,8 +91,11 @@ class Cut(NamedTuple):
         size = _as_seen(self).size_for(share / WHOLE)
         cards = list(self.cards)
         for _ in range(count):
-            able = [c for c in cards if c in ((0, 0), (size, c[1]))]
-            able = [c for c in able if c[1] < size]
+            able = [
+                (cut, used)
+                for cut, used in cards
+                if cut in (0, size) and used < size
+            ]
             if not able:
                 return
             chosen = max(able, key=lambda card: card[1])

@@ -60,19 +60,19 @@ class _Row:
         self._path, self._line, self._cells = path, line, cells
 
     def wrong(self, column: str, reason: str) -> exception.InvalidTable:
-        value = self._cells[column]
         return exception.InvalidTable(
-            self._path, self._line, column, value, reason
+            self._path, self._line, column, self.text(column), reason
         )
 
     def number(self, column: str) -> int:
-        text = (self._cells[column] or '').strip()
+        text = self.text(column)
         # int() takes more than that, as 1_000.
         if not text.isascii() or not text.isdecimal():
             raise self.wrong(column, 'not a number, 0 or above')
         return int(text)
 
     def text(self, column: str) -> str:
+        # None in a row that is too short.
         return (self._cells.get(column) or '').strip()
 
 

@@ -16,10 +16,13 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from nova_gpu import exception
 from nova_gpu.simulate import tables
+
+T = TypeVar('T')
 
 FOLDER = pathlib.Path(os.environ.get('OPENB', 'build/openb'))
 MIXES = ('default', 'multigpu50')
@@ -33,20 +36,16 @@ HINT = (
 
 def requests(mix: str) -> Sequence[tables.Request]:
     """What is asked for."""
-    return _read(lambda: tables.read_requests(_path(f'pod_list_{mix}')))
+    return _read(tables.read_requests, f'pod_list_{mix}')
 
 
 def hosts() -> Sequence[tables.Host]:
     """The hosts with GPUs."""
-    return _read(lambda: tables.read_hosts(_path('node_list_gpu_node')))
+    return _read(tables.read_hosts, 'node_list_gpu_node')
 
 
-def _path(name: str) -> str:
-    return str(FOLDER / f'openb_{name}.csv')
-
-
-def _read(read):  # type: ignore[no-untyped-def]
+def _read(read: Callable[[str], T], name: str) -> T:
     try:
-        return read()
+        return read(str(FOLDER / f'openb_{name}.csv'))
     except exception.InvalidTable as exc:
         sys.exit(f'{exc}\n{HINT}')
