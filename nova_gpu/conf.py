@@ -151,7 +151,7 @@ SCHEDULER_OPTS = [
 How strongly a server with GPUs is drawn to the host of whose free GPUs the
 least becomes unusable by it.
 
-It is what 4 % of a GPU count for, where Nova's own weighers give one host 1.0
+It is what 2 % of a GPU count for, where Nova's own weighers give one host 1.0
 more than another, at most, and each: the default outweighs them. 0 turns it
 off, and a negative value does the contrary. An aggregate's metadata key
 ``gpu_weight_multiplier`` overrides it for the hosts of the aggregate.

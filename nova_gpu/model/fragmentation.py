@@ -40,7 +40,7 @@ from nova_gpu.model.hostmap import PoolState
 
 #: In GPUs. Differences that are smaller are none: what they would tell is
 #: noise, and hosts would fill evenly instead of one after the other.
-STEP = 1 / 25
+STEP = 1 / 50
 #: What all of the fullness counts for, in steps: less than one.
 TIE = 0.5
 
@@ -72,10 +72,11 @@ class Gpus(Hashable, Protocol):
     def free(self) -> float:
         """In GPUs."""
 
-    def fit(self, gpus: int, share: float) -> tuple[int, float]:
+    def fit(self, gpus: int, share: float) -> tuple[int, float, float]:
         """What requests for ``share`` of so many cards find here.
 
-        How many of them fit, and the free GPUs that one could be put on.
+        How many of them fit, the free GPUs that one could be put on, and how
+        much of them each takes.
         """
 
 
@@ -95,12 +96,12 @@ class Cards(NamedTuple):
     def free(self) -> float:
         return self.empty + sum(left / size for size, left in self.parts)
 
-    def fit(self, gpus: int, share: float) -> tuple[int, float]:
+    def fit(self, gpus: int, share: float) -> tuple[int, float, float]:
         size = self.size_for(share)
         if not size:
-            return 0, 0.0
+            return 0, 0.0, 0.0
         units = self.empty * size + dict(self.parts).get(size, 0)
-        return units // gpus, units / size
+        return units // gpus, units / size, gpus / size
 
     def size_for(self, share: float) -> int:
         """How the card is cut for such a share; 0 if it can't be."""
@@ -158,16 +159,16 @@ class Mix:
         """What fits, without the kinds of which nothing does."""
         found = []
         for asked, needs in self._kinds.items():
-            most, usable = gpus.fit(*asked)
+            most, usable, each = gpus.fit(*asked)
             if most:
-                found.append((most, usable, asked[0] * asked[1], needs))
+                found.append((most, usable, each, needs))
         return found
 
     def _lost(self, room: Room) -> float:
         """The free GPUs that are lost, on average over the kinds."""
         gpus, vcpus, memory_mib = room
         lost = gpus.free
-        for most, usable, amount, needs in self._fits(gpus):
+        for most, usable, each, needs in self._fits(gpus):
             for need_vcpus, need_memory, weight in needs:
                 fit: float = most
                 if need_vcpus and fit * need_vcpus > vcpus:
@@ -175,7 +176,7 @@ class Mix:
                 if need_memory and fit * need_memory > memory_mib:
                     fit = memory_mib // need_memory
                 if fit > 0:
-                    lost -= weight * (usable + fit * amount) / 2
+                    lost -= weight * (usable + fit * each) / 2
         return lost
 
     def relevant(self, room: Room, vcpus: float, memory_mib: float) -> Room:

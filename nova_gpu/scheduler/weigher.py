@@ -32,7 +32,7 @@ CONF = nova.conf.CONF
 
 #: The weight of a host where a request loses and gains nothing. No host can
 #: lose more, so that a larger multiplier of its aggregate always attracts.
-MIDDLE = 500.0
+MIDDLE = 1000.0
 
 
 class _Weigher(weights.BaseHostWeigher):

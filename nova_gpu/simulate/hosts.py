@@ -41,11 +41,11 @@ class Shares(NamedTuple):
     def free(self) -> float:
         return sum(self.cards) / WHOLE
 
-    def fit(self, gpus: int, share: float) -> tuple[int, float]:
+    def fit(self, gpus: int, share: float) -> tuple[int, float, float]:
         asked = round(share * WHOLE)
         able = [left for left in self.cards if left >= asked]
         most = sum(left // asked for left in able) // gpus
-        return most, (sum(able) / WHOLE if most else 0.0)
+        return most, sum(able) / WHOLE, gpus * share
 
     def ways(self, count: int, share: int) -> Iterator[Shares]:
         """Every way to give a share, of cards that are alike only one."""
@@ -80,7 +80,7 @@ class Cut(NamedTuple):
     def free(self) -> float:
         return _as_seen(self).free
 
-    def fit(self, gpus: int, share: float) -> tuple[int, float]:
+    def fit(self, gpus: int, share: float) -> tuple[int, float, float]:
         return _as_seen(self).fit(gpus, share)
 
     def ways(self, count: int, share: int) -> Iterator[Cut]:

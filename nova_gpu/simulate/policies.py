@@ -165,8 +165,11 @@ class Fgd(Highest):
                     and kind.cpu_milli <= state.cpu_milli
                     and (not kind.models or state.host.model in kind.models)
                 ):
-                    usable = state.gpus.fit(kind.gpus, kind.share / WHOLE)[1]
-                    lost -= weight * usable
+                    most, usable, _ = state.gpus.fit(
+                        kind.gpus, kind.share / WHOLE
+                    )
+                    if most:
+                        lost -= weight * usable
             self._known[key] = lost
         return lost
 

@@ -103,7 +103,7 @@ class WeigherTest(testtools.TestCase):
             weight_multiplier=1.0,
         )  # fmt: skip
         weights = self.weigh(states, resources__PGPU='1')
-        self.assertEqual({'most': 500.4375, 'empty': 500.0}, weights)
+        self.assertEqual({'most': 1000.4375, 'empty': 1000.0}, weights)
 
     def test_what_is_expected_decides(self) -> None:
         states = [

@@ -75,7 +75,7 @@ class HostTest(testtools.TestCase):
             self.ways(free, one(450)),
         )
         self.assertEqual([], self.ways(free, one(1000, 2)))
-        self.assertEqual((5, 2.0), free.fit(1, 0.3))
+        self.assertEqual((5, 2.0, 0.3), free.fit(1, 0.3))
 
     def test_cards_are_cut_into_one_size(self) -> None:
         free = Cut(((0, 0), (2, 1), (4, 1), (4, 3)), SIZES)
