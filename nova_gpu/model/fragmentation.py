@@ -154,6 +154,8 @@ class Mix:
         self.memory_a_gpu = max(k.memory_mib / k.amount for k in self.kinds)
         self._fits = functools.lru_cache(1 << 14)(self._fit)
         self.lost = functools.lru_cache(1 << 16)(self._lost)
+        # Most hosts are as they were at the last such request.
+        self.effect = functools.lru_cache(1 << 16)(self._effect)
 
     def _fit(self, gpus: Gpus) -> list[tuple[int, float, float, list[_Needs]]]:
         """What fits, without the kinds of which nothing does."""
@@ -179,22 +181,37 @@ class Mix:
                     lost -= weight * (usable + fit * each) / 2
         return lost
 
-    def relevant(self, room: Room, vcpus: float, memory_mib: float) -> Room:
-        """The same room for a request, without CPUs that no GPU could need.
-
-        So most hosts of a cloud are alike, and are scored once.
-        """
-        free = room.gpus.free
-        return Room(
-            room.gpus,
-            min(room.vcpus, free * self.vcpus_a_gpu + vcpus),
-            min(room.memory_mib, free * self.memory_a_gpu + memory_mib),
-        )
-
     def steps(self, before: Room, after: Room) -> int:
         """How much less is lost after than before; negative if it is more."""
         gain = self.lost(before) - self.lost(after)
         return math.floor(gain / STEP + 1e-6)
+
+    def _effect(
+        self,
+        cards: Cards,
+        unit: int,
+        count: int,
+        vcpus: float,
+        memory_mib: float,
+        asked_vcpus: float,
+        asked_memory: float,
+    ) -> int:
+        """The steps of a request for ``count`` units and CPUs and memory.
+
+        CPUs and memory that no GPU could need are left out of the account:
+        so most hosts of a cloud are alike, and are scored once.
+        """
+        free = cards.free
+        vcpus = min(vcpus, free * self.vcpus_a_gpu + asked_vcpus)
+        memory_mib = min(memory_mib, free * self.memory_a_gpu + asked_memory)
+        return self.steps(
+            Room(cards, vcpus, memory_mib),
+            Room(
+                cards.take(unit, count),
+                vcpus - asked_vcpus,
+                memory_mib - asked_memory,
+            ),
+        )
 
 
 def score(steps: int, fullness: float) -> float:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nova_gpu.model.fragmentation import Cards, Mix, Room, score
+from nova_gpu.model.fragmentation import Mix, score
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.scheduler.maps import HostGpus
 
 
 class Score:
-    """What a request does to hosts; those that are alike are scored once."""
+    """What a request does to a host."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class Score:
         flavor: Any,
     ) -> None:
         self._mix = mix
-        self._flavor = flavor
+        self._vcpus = flavor.vcpus
+        self._memory_mib = flavor.memory_mb
         self._wanted = [
             (name, request.resources[name])
             for name in sorted(wanted)
             if request.resources.get(name)
         ]
         self._needs_host = bool(mix.vcpus_a_gpu or mix.memory_a_gpu)
-        self._known: dict[tuple[object, ...], int] = {}
 
     def __call__(self, state: Any, gpus: HostGpus) -> float:
         vcpus = memory_mib = 0.0
@@ -53,28 +53,14 @@ class Score:
         steps = 0
         for name, count in self._wanted:
             if name in gpus.classes:
-                key = (*gpus.cards(name), count, vcpus, memory_mib)
-                found = self._known.get(key)
-                if found is None:
-                    found = self._known[key] = self._steps(*key)
-                steps += found
+                cards, unit = gpus.cards(name)
+                steps += self._mix.effect(
+                    cards,
+                    unit,
+                    count,
+                    vcpus,
+                    memory_mib,
+                    self._vcpus,
+                    self._memory_mib,
+                )
         return score(steps, gpus.fullness)
-
-    def _steps(
-        self,
-        cards: Cards,
-        unit: int,
-        count: int,
-        vcpus: float,
-        memory_mib: float,
-    ) -> int:
-        flavor = self._flavor
-        before = self._mix.relevant(
-            Room(cards, vcpus, memory_mib), flavor.vcpus, flavor.memory_mb
-        )
-        after = Room(
-            cards.take(unit, count),
-            before.vcpus - flavor.vcpus,
-            before.memory_mib - flavor.memory_mb,
-        )
-        return self._mix.steps(before, after)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 
 import testtools
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nova_gpu import exception
@@ -40,6 +40,7 @@ class ExpectedTest(testtools.TestCase):
     def test_without_any_the_default(self) -> None:
         self.assertIs(DEFAULT, mix(()))
 
+    @settings(deadline=None)
     @given(kinds)
     def test_what_is_written_is_read(self, kind: Kind) -> None:
         self.assertEqual((kind,), mix((dump(kind),)).kinds)
@@ -73,6 +74,7 @@ class ExpectedTest(testtools.TestCase):
             self.assertIn(f'field {field!r}', message)
             self.assertIn(value, message)
 
+    @settings(deadline=None)
     @given(things)
     def test_anything_is_read_or_refused(self, thing: object) -> None:
         try:
