@@ -129,6 +129,7 @@ def _record(claim: Claim) -> dict[str, Any]:
                 'class': unit.resource_class,
                 'card': str(unit.card),
                 'device': unit.device,
+                'partition': unit.partition,
                 'stuck': unit in claim.stuck,
                 'uncounted': unit.device in claim.uncounted,
             }
@@ -145,6 +146,7 @@ def _claim(record: dict[str, Any]) -> Claim:
             resource_class=unit['class'],
             card=parse_address(unit['card']),
             device=unit['device'],
+            partition=unit.get('partition'),
         )
         for unit in record['units']
     ]

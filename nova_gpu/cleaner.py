@@ -15,12 +15,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.fabric import FabricManager
 from nova_gpu.mechanism.base import Effects, Mechanism
+from nova_gpu.model.fabric import partitions_of
 from nova_gpu.model.inventory import Unit
 from nova_gpu.putaside import PutAside
 
@@ -38,22 +40,37 @@ class Cleaner:
         mechanisms: Mapping[str, Mechanism],
         effects: Effects,
         folder: PutAside,
+        fabric: FabricManager,
     ) -> None:
         self._mechanisms = mechanisms
         self._effects = effects
+        self._fabric = fabric
         self._folder = folder
         # Put aside, with a reason that no file could take.
         self._unsaved: dict[str, str] = {}
         self._known: dict[str, str] = {}
 
     def clean(
-        self, units: Iterable[Unit], consumer: str, *, again: bool = False
+        self,
+        units: Iterable[Unit],
+        consumer: str,
+        *,
+        again: bool = False,
+        active: Collection[int] = (),
     ) -> tuple[Unit, ...]:
-        """Clean units; returns those that could not be."""
+        """Clean units; returns those that could not be.
+
+        :param active: partitions that others still hold units of
+        """
+        units = tuple(units)
         stuck = []
         failed = LOG.debug if again else LOG.error
+        # First of all: cards are reset when they are linked no longer.
+        errors = self._separate(units, active)
         for unit in units:
             try:
+                if error := errors.get(unit.partition):
+                    raise error
                 self._mechanisms[unit.mechanism].clean(unit, self._effects)
             except exception.UnitUnusable as exc:
                 self.put_aside(exc)
@@ -77,6 +94,19 @@ class Cleaner:
                     consumer,
                 )
         return tuple(stuck)
+
+    def _separate(
+        self, units: Collection[Unit], active: Collection[int]
+    ) -> dict[int | None, exception.GpuError]:
+        """Deactivate the partitions of units; what failed, and why."""
+        errors: dict[int | None, exception.GpuError] = {}
+        for number in sorted(partitions_of(units).difference(active)):
+            cards = {str(u.card) for u in units if u.partition == number}
+            try:
+                self._fabric.deactivate(number, cards)
+            except exception.GpuError as exc:
+                errors[number] = exc
+        return errors
 
     def put_aside(self, error: exception.UnitUnusable) -> None:
         """Give the device to nobody until somebody has looked after it."""

@@ -18,7 +18,7 @@ import copy
 
 from oslo_config import cfg
 
-from nova_gpu import claimsfile, putaside
+from nova_gpu import claimsfile, linksfile, putaside
 
 GROUP = cfg.OptGroup(
     'gpu',
@@ -52,7 +52,9 @@ the default ``CUSTOM_GPU_<model>`` or ``CUSTOM_VGPU_<profile>``), ``traits``
 (a list of ``CUSTOM_...`` traits to add), ``virtual_functions`` (a number, or
 ``"all"``: where none is enabled when nova-compute starts, enable so many;
 NVIDIA's driver always enables all), ``clique`` (a name: cards with the same
-are all linked by NVLink or its like; ``none`` for a card that isn't linked).
+are all linked by NVLink or its like; ``none`` for a card that isn't linked),
+``module`` (a number: which module of its NVSwitch board the card is, see
+``fabric_manager``).
 
 Examples::
 
@@ -72,6 +74,44 @@ The directory that holds the ``sys``, ``proc`` and ``dev`` of the host, and
 ``usr/lib/nvidia`` if there is one. Change it only where nova-compute sees them
 in another place than ``/``, as some containers do. What runs privileged reads
 this option from the same configuration files.
+""",
+    ),
+    cfg.StrOpt(
+        'fabric_manager',
+        default='',
+        help="""
+Where NVIDIA's Fabric Manager is, on a host whose NVSwitches it divides into
+partitions (``FABRIC_MODE=1``, shared NVSwitch): a host name or IP address,
+with ``:port`` or without, or the path of a Unix domain socket. Empty, it is
+not asked.
+
+Each server's whole cards of the board are then those of one partition, which
+is activated before the server starts and deactivated when it has ended. The
+partitions are nova-gpu's alone: an active one of whose cards no guest has any
+is deactivated. While Fabric Manager doesn't answer, no card of the board is
+handed out.
+
+It is not found by itself, since a Fabric Manager that is just being restarted
+could not be told from none.
+
+Examples::
+
+    fabric_manager = 127.0.0.1
+    fabric_manager = /run/nvidia-fabricmanager/socket
+
+Related options:
+
+* ``[gpu] fmpm``
+* ``[gpu] rule``, field ``module``
+""",
+    ),
+    cfg.StrOpt(
+        'fmpm',
+        default='/usr/bin/fmpm',
+        advanced=True,
+        help="""
+The path of ``fmpm``, NVIDIA's program that talks to Fabric Manager. It is run
+privileged, and only if ``[gpu] fabric_manager`` is set.
 """,
     ),
     cfg.IntOpt(
@@ -141,6 +181,23 @@ able to write to its directory. ``nova-gpu`` looks in the default place; give
 it ``--config-file`` if you change this.
 """,
     ),
+    cfg.StrOpt(
+        'links_file',
+        default=linksfile.PATH,
+        advanced=True,
+        help="""
+The file in which ``nova-gpu host record`` writes which cards NVLink links.
+
+nova-compute reads it, if it is there, each time that it looks at the host, for
+the cards of which no rule gives the ``clique``. It must be able to read it.
+``nova-gpu`` looks in the default place; give it ``--config-file`` if you
+change this.
+
+Related options:
+
+* ``[gpu] rule``, field ``clique``
+""",
+    ),
 ]
 
 SCHEDULER_OPTS = [
@@ -187,6 +244,28 @@ Example::
 
 Without any, 1, 2, 4 and 8 whole GPUs are expected, and as often parts of one.
 nova-scheduler does not start with a kind that is wrong, and names the field.
+""",
+    ),
+    cfg.BoolOpt(
+        'reserve_gpu_hosts',
+        default=False,
+        help="""
+Whether hosts with GPUs take no servers without GPUs.
+
+If so, ``GpuFilter`` refuses every host that has cards of nova-gpu's to a
+server whose flavor asks for no GPU. That holds for each choice of a host: a
+boot, a resize, a migration, an evacuation, an unshelve. A server without GPUs
+that is on such a host stays there, is rebuilt there, and leaves when it is
+resized or migrated. Nova's filters, this one among them, aren't asked where a
+host is forced by ``--availability-zone <zone>:<host>``.
+
+Flavors with ``pci_passthrough:alias`` or ``accel:device_profile`` aren't
+refused: what Nova and Cyborg hand out may be GPUs as well. By default hosts
+with GPUs only come last, see ``[gpu] avoid_weight_multiplier``.
+
+Related options:
+
+* ``[filter_scheduler] enabled_filters`` must have ``GpuFilter``.
 """,
     ),
     cfg.FloatOpt(

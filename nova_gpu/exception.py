@@ -27,6 +27,7 @@
     ├── AddressesTooWide     a guest that the host's CPU has no room for
     ├── UnitTaken            a unit that somebody else was faster to take
     ├── UnitUnusable         a unit that has to be put aside
+    ├── NotLinked            a partition of NVSwitches that isn't active
     └── EffectFailed         a change of the host that the kernel refused
 
 Each carries the facts as attributes, so that callers never parse messages.
@@ -186,6 +187,18 @@ class UnitUnusable(GpuError):
         self.device = device
         self.reason = reason
         super().__init__(f'device {device} can not be used: {reason}')
+
+
+class NotLinked(GpuError):
+    """Partitions of NVSwitches that a guest needs aren't active."""
+
+    def __init__(self, partitions: Iterable[int], reason: str) -> None:
+        self.partitions = tuple(partitions)
+        self.reason = reason
+        super().__init__(
+            f'partition {", ".join(map(str, self.partitions))} of the '
+            f'NVSwitches is not active: {reason}'
+        )
 
 
 class EffectFailed(GpuError):

@@ -44,6 +44,10 @@ class GpuExtraSpecValidator(base.ExtraSpecValidator):
 
 _DESCRIPTIONS = {
     'gpu:display': 'Whether one vGPU of the server shows its screen.',
+    'gpu:isolation': (
+        'Whom the cards of the server are shared with: anybody, its project '
+        'or nobody.'
+    ),
     'gpu:numa_affinity': (
         "Whether the server's CPUs and memory must, should or need not be "
         'on the NUMA node of its GPUs.'

@@ -14,8 +14,12 @@
 
 from __future__ import annotations
 
+from nova_gpu.linksfile import LinksFile
+from nova_gpu.model.address import Address
 from nova_gpu.model.device import Card, PciFunction, Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
+from nova_gpu.model.links import recall
+from nova_gpu.sysfs.functions import read_subsystem
 from nova_gpu.sysfs.pci import PciReader
 from nova_gpu.sysfs.proc import read_address_bits
 from nova_gpu.sysfs.tree import Tree
@@ -25,21 +29,50 @@ GUESTS = ('run/libvirt/qemu', 'etc/libvirt/qemu')
 DOMAIN_LIMIT = 4 * 1024 * 1024
 
 
-def read_snapshot(tree: Tree) -> Snapshot:
+def read_snapshot(tree: Tree, links: LinksFile | None = None) -> Snapshot:
     """Read all cards and switches in one pass.
 
     One bad card is a warning in the snapshot and never an error: the others
-    keep working.
+    keep working. So is a bad record of ``links``.
     """
     before = len(tree.warnings)
     found = tuple(PciReader(tree).scan())
     address_bits = read_address_bits(tree)
+    cards = tuple(f for f in found if isinstance(f, Card))
+    if links is not None:
+        cards = _with_links(tree, cards, links)
     return Snapshot(
-        cards=tuple(f for f in found if isinstance(f, Card)),
+        cards=cards,
         switches=tuple(f for f in found if isinstance(f, PciFunction)),
         warnings=tuple(tree.warnings[before:]),
         address_bits=address_bits,
     )
+
+
+def _with_links(
+    tree: Tree, cards: tuple[Card, ...], links: LinksFile
+) -> tuple[Card, ...]:
+    """The cards with what was recorded of their links."""
+    try:
+        recorded = links.read()
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else None
+        tree.warnings.append(f'{links.path}: {reason or exc}')
+        return cards
+    if not recorded:
+        return cards
+    told = {record.address for record in recorded}
+    subsystems: dict[Address, tuple[int, int] | None] = {
+        card.address: read_subsystem(tree, str(card.address))
+        for card in cards
+        if card.address in told
+    }
+    cards, warnings = recall(cards, recorded, subsystems)
+    tree.warnings += (
+        f'{links.path}: {warning}; run "nova-gpu host record" again'
+        for warning in warnings
+    )
+    return cards
 
 
 def read_guests(tree: Tree) -> tuple[GuestDevices, ...]:

@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import ParamSpec
+from collections.abc import Callable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
 
 from oslo_config import cfg
 from oslo_privsep import capabilities, priv_context
 
 from nova_gpu import conf as gpu_conf
 from nova_gpu import exception
+from nova_gpu.effects.fmpm import Fmpm
 from nova_gpu.effects.host import HostEffects
 
 # Attributes of sysfs belong to root, and no kernel asks for more than that
@@ -51,8 +52,21 @@ sriov_pctxt = priv_context.PrivContext(
     pypath=__name__ + '.sriov_pctxt',
     capabilities=[],
 )
+# For NVIDIA's program that talks to Fabric Manager, whose socket may be root's
+# alone; and to see that no guest has a card open, as above.
+fabric_pctxt = priv_context.PrivContext(
+    'nova_gpu',
+    cfg_section='nova_gpu_fabric',
+    pypath=__name__ + '.fabric_pctxt',
+    capabilities=[capabilities.CAP_DAC_OVERRIDE],
+)
+_CONTEXTS = (sysfs_pctxt, sriov_pctxt, fabric_pctxt)
+
+#: What :func:`in_process` was told, of options of ``[gpu]``.
+_in_process: dict[str, str] = {}
 
 _P = ParamSpec('_P')
+_R = TypeVar('_R')
 
 
 def create_mdev(parent: str, type_id: str, uuid: str) -> None:
@@ -91,24 +105,51 @@ def enable_vfs(address: str, count: int) -> None:
         _enable_vfs(address, count)
 
 
+def read_partitions() -> str:
+    """What Fabric Manager says of its partitions, as JSON."""
+    with _explained('reading the partitions of NVSwitches', 'fmpm'):
+        return _read_partitions()
+
+
+def activate_partition(number: int) -> None:
+    """Link the cards of a partition. EBUSY: one of them is linked."""
+    with _explained('activating a partition', str(number)):
+        _activate_partition(number)
+
+
+def deactivate_partition(number: int, cards: Sequence[str]) -> None:
+    """Separate the cards of a partition. EBUSY: a guest has one of them."""
+    with _explained('deactivating a partition', str(number)):
+        _deactivate_partition(number, list(cards))
+
+
+def set_active_partitions(numbers: Sequence[int]) -> None:
+    """Tell a Fabric Manager that has been restarted what is active."""
+    what = ' '.join(map(str, numbers)) or '(none)'
+    with _explained('telling the active partitions', what):
+        _set_active_partitions(list(numbers))
+
+
 @contextlib.contextmanager
-def in_process(host_root: str) -> Iterator[None]:
+def in_process(host_root: str, **options: str) -> Iterator[None]:
     """Act in this process, without a daemon, on the host at ``host_root``.
 
     For a program that the operator runs as root already.
+
+    :param options: others of ``[gpu]``
     """
-    contexts = (sysfs_pctxt, sriov_pctxt)
-    before = [context.client_mode for context in contexts]
+    before = [context.client_mode for context in _CONTEXTS]
     gpu_conf.register_opts(cfg.CONF)
-    cfg.CONF.set_override('host_root', host_root, 'gpu')
-    for context in contexts:
+    # Not as overrides of the configuration: others' could not be brought back.
+    _in_process.update(options, host_root=host_root)
+    for context in _CONTEXTS:
         context.set_client_mode(False)
     try:
         yield
     finally:
-        for context, mode in zip(contexts, before, strict=True):
+        for context, mode in zip(_CONTEXTS, before, strict=True):
             context.set_client_mode(mode)
-        cfg.CONF.clear_override('host_root', 'gpu')
+        _in_process.clear()
 
 
 @contextlib.contextmanager
@@ -128,14 +169,14 @@ def _explained(action: str, what: str) -> Iterator[None]:
 
 def _privileged(
     context: priv_context.PrivContext,
-) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     """Let a function run in the daemon of ``context``."""
 
-    def wrap(function: Callable[_P, None]) -> Callable[_P, None]:
+    def wrap(function: Callable[_P, _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
-        def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             try:
-                function(*args, **kwargs)
+                return function(*args, **kwargs)
             except OSError as exc:
                 if exc.filename is None:
                     raise
@@ -144,16 +185,25 @@ def _privileged(
                     exc.errno, f'{exc.strerror}: {exc.filename}'
                 ) from exc
 
-        entrypoint: Callable[_P, None] = context.entrypoint(run)
+        entrypoint: Callable[_P, _R] = context.entrypoint(run)
         return entrypoint
 
     return wrap
 
 
-def _host() -> HostEffects:
-    """The host as the daemon's own configuration has it."""
+def _option(name: str) -> str:
+    """What this side's own configuration says, not the caller's."""
     gpu_conf.register_opts(cfg.CONF)
-    return HostEffects(cfg.CONF.gpu.host_root)
+    value: str = _in_process.get(name, cfg.CONF.gpu[name])
+    return value
+
+
+def _host() -> HostEffects:
+    return HostEffects(_option('host_root'))
+
+
+def _fmpm() -> Fmpm:
+    return Fmpm(_option('fmpm'), _option('fabric_manager'))
 
 
 @_privileged(sysfs_pctxt)
@@ -184,3 +234,26 @@ def _reset_function(address: str) -> None:
 @_privileged(sriov_pctxt)
 def _enable_vfs(address: str, count: int) -> None:
     _host().enable_vfs(address, count)
+
+
+@_privileged(fabric_pctxt)
+def _read_partitions() -> str:
+    return _fmpm().read()
+
+
+@_privileged(fabric_pctxt)
+def _activate_partition(number: int) -> None:
+    _fmpm().activate(number)
+
+
+@_privileged(fabric_pctxt)
+def _deactivate_partition(number: int, cards: list[str]) -> None:
+    host = _host()
+    for card in cards:
+        host.refuse_in_use(card)
+    _fmpm().deactivate(number)
+
+
+@_privileged(fabric_pctxt)
+def _set_active_partitions(numbers: list[int]) -> None:
+    _fmpm().set_active(numbers)

@@ -28,9 +28,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.fabric import FabricManager
 from nova_gpu.mechanism.base import Effects, Mechanism
 from nova_gpu.model.address import Address
 from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.fabric import wanted
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit
 from nova_gpu.model.rule import ALL, Rule, rule_on
@@ -47,6 +49,7 @@ class Restorer:
     :param read: reads the host
     :param owned: tells which cards somebody else hands out
     :param pause: waits for so many seconds
+    :param manager: Fabric Manager
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Restorer:
         rules: Sequence[Rule],
         owned: Callable[[Snapshot], Collection[Address]],
         pause: Callable[[float], None] = time.sleep,
+        manager: FabricManager | None = None,
     ) -> None:
         self._read = read
         self._mechanisms = {m.name: m for m in mechanisms}
@@ -64,6 +68,7 @@ class Restorer:
         self._rules = tuple(rules)
         self._owned = owned
         self._pause = pause
+        self._fabric = manager or FabricManager(effects, enabled=False)
 
     def restore(self, guests: Iterable[GuestDevices], timeout: float) -> None:
         """Make again what isn't there.
@@ -83,6 +88,7 @@ class Restorer:
             for unit in guest.units
             if unit.mechanism in self._mechanisms
         ]
+        partitions = wanted((), guests)
         enabled: set[Address] = set()
         waited = 0.0
         while True:
@@ -102,6 +108,9 @@ class Restorer:
                 f'card {unit.card} with {unit.device} of instance {guest}'
                 for guest, unit in left
             ]
+            problem = self._fabric.restore(partitions, fresh=True)
+            if problem and partitions:
+                late.append(f"the guests' partitions of NVSwitches: {problem}")
             if not late or waited >= timeout:
                 break
             if not waited:

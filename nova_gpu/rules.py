@@ -58,6 +58,7 @@ SCHEMA: dict[str, Any] = {
             'pattern': r'^all\Z',
         },
         'clique': {'type': 'string', 'pattern': r'^[A-Za-z0-9_.: -]+\Z'},
+        'module': {'type': 'integer', 'minimum': 0},
     },
 }
 
@@ -116,6 +117,7 @@ def _parse(number: int, text: str) -> Rule:
         traits=_tuple(data.get('traits')),
         virtual_functions=_count(data.get('virtual_functions')),
         clique=data.get('clique'),
+        module=data.get('module'),
     )
 
 

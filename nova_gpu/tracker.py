@@ -36,8 +36,17 @@ from oslo_log import log as logging
 
 from nova_gpu import exception
 from nova_gpu.cleaner import Cleaner
+from nova_gpu.fabric import FabricManager
 from nova_gpu.mechanism.base import Effects, Mechanism
-from nova_gpu.model import audit, choice, hostmap, inventory
+from nova_gpu.model import (
+    audit,
+    choice,
+    fabric,
+    hostmap,
+    inventory,
+    isolation,
+    numa,
+)
 from nova_gpu.model.address import Address
 from nova_gpu.model.claim import (
     AVAILABLE,
@@ -50,7 +59,8 @@ from nova_gpu.model.claim import (
 )
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Unit, Use
+from nova_gpu.model.inventory import Pool, Unit, Use
+from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
 from nova_gpu.putaside import PutAside
@@ -74,6 +84,7 @@ class Tracker:
     :param aside: the units that are put aside
     :param owned: cards that somebody else hands out, and who
     :param changed: is told all claims when one has changed
+    :param manager: Fabric Manager; ``read`` asks it as well
     """
 
     def __init__(
@@ -85,11 +96,13 @@ class Tracker:
         rules: Sequence[Rule] = (),
         owned: Callable[[Snapshot], Mapping[Address, str]] | None = None,
         changed: Callable[[Collection[Claim]], None] | None = None,
+        manager: FabricManager | None = None,
     ) -> None:
         self._read = read
         self._mechanisms = {m.name: m for m in mechanisms}
         self._effects = effects
-        self._cleaner = Cleaner(self._mechanisms, effects, aside)
+        self._fabric = manager or FabricManager(effects, enabled=False)
+        self._cleaner = Cleaner(self._mechanisms, effects, aside, self._fabric)
         self._rules = tuple(rules)
         self._owned = owned or (lambda snapshot: {})
         self._changed = changed or (lambda claims: None)
@@ -106,10 +119,12 @@ class Tracker:
     def view(self) -> View:
         """Read the host and look at it with the claims in hand.
 
-        What could not be given back is tried again before.
+        What could not be given back is tried again before, and what Fabric
+        Manager has lost is active again.
         """
         with self._changing():
             self._retry()
+            self._fabric.restore(fabric.wanted(self._claims.values()))
             return self._look(self._read())
 
     def claim(
@@ -118,6 +133,9 @@ class Tracker:
         wants: Iterable[Want],
         request: GpuRequest,
         others: Mapping[str, Collection[str]] | None = None,
+        *,
+        nodes: numa.Nodes = None,
+        project: str | None = None,
     ) -> Claim:
         """Give units to a consumer: all that it wants, or none.
 
@@ -125,11 +143,15 @@ class Tracker:
         attempt left is given back by :meth:`release` first, by the caller.
 
         :param others: for each pool those that may serve in its place
+        :param nodes: the NUMA nodes that the guest is on, if it could be on
+            others; what they mean is the request's to say
+        :param project: the consumer's; None is the same as no other
         :raises UnknownProvider: a pool or class that the host hasn't
         :raises NotEnoughUnits: fewer free units than wanted
         :raises EffectFailed: a unit could not be prepared
         """
         wants = tuple(wants)
+        asking = Tenant(consumer, project, request.isolation)
         with self._changing():
             self._retry()
             prepared: list[Unit] = []
@@ -143,7 +165,9 @@ class Tracker:
                         for p in (others or {}).get(want.pool, ())
                         if p not in asked
                     ]
-                    pool = self._take(want, pools, request, prepared, consumer)
+                    pool = self._take(
+                        want, pools, request, nodes, prepared, asking
+                    )
                     asked.add(pool)
                     if pool != want.pool:
                         moves.append(Move(want, pool))
@@ -209,7 +233,13 @@ class Tracker:
         """
         with self._lock:
             snapshot = self._read()
-            for unit in self.units_of(consumer):
+            units = self.units_of(consumer)
+            if linked := fabric.partitions_of(units):
+                # Of all first: it may wait to be told of all at once.
+                self._fabric.restore(fabric.wanted(self._claims.values()))
+                if problem := self._fabric.restore(linked):
+                    raise exception.NotLinked(sorted(linked), problem)
+            for unit in units:
                 mechanism = self._mechanisms[unit.mechanism]
                 if not mechanism.restore(unit, snapshot, self._effects):
                     raise exception.UnitUnusable(
@@ -249,7 +279,16 @@ class Tracker:
                 return
             _, surplus = claim.split(counts)
             if surplus:
-                self._give_back(claim, surplus)
+                # What is left of a partition is none.
+                broken = fabric.partitions_of(surplus)
+                self._give_back(
+                    claim,
+                    [
+                        u
+                        for u in claim.units
+                        if u in surplus or u.partition in broken
+                    ],
+                )
 
     def reconcile(
         self,
@@ -461,7 +500,7 @@ class Tracker:
                 held.setdefault(unit.card, []).append(unit)
         owned = self._owned(snapshot)
         aside = self._cleaner.aside()
-        return tuple(
+        uses = tuple(
             inventory.classify(
                 card,
                 self._mechanisms.values(),
@@ -472,6 +511,7 @@ class Tracker:
             )
             for card in snapshot.cards
         )
+        return fabric.with_partitions(uses, snapshot.fabric)
 
     def _ours(self, snapshot: Snapshot) -> list[Use]:
         """The uses of all cards that nobody else hands out."""
@@ -482,7 +522,16 @@ class Tracker:
             if use.card.address not in owned
         ]
 
-    def _look(self, snapshot: Snapshot) -> View:
+    def _look(
+        self,
+        snapshot: Snapshot,
+        asking: Tenant | None = None,
+        prepared: Sequence[Unit] = (),
+    ) -> View:
+        """The host as it is, or as who asks may have it.
+
+        :param prepared: what has been made for who asks
+        """
         self._tell(snapshot.warnings)
         self._adopt(snapshot)
         present = {card.address for card in snapshot.cards}
@@ -502,8 +551,11 @@ class Tracker:
                 LOG.info(
                     'The card of instance %s is back in the host', consumer
                 )
-        uses = self._uses(snapshot)
         claims = tuple(self._claims.values())
+        held = [(claim.server, u) for claim in claims for u in claim.units]
+        held += [(asking.server, u) for u in prepared if asking is not None]
+        there = isolation.tenants(snapshot.cards, held)
+        uses = isolation.close(self._uses(snapshot), there, asking)
         gone = [u for c in claims for u in c.units if u.card not in present]
         return View(snapshot, uses, inventory.pools(uses, gone), claims)
 
@@ -519,38 +571,43 @@ class Tracker:
         want: Want,
         others: Collection[str],
         request: GpuRequest,
+        nodes: numa.Nodes,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> str:
         """Prepare what is wanted; returns the pool that served it.
 
         Each unit is in ``prepared`` as soon as it is made.
         """
         before = len(prepared)
-        error: exception.GpuError | None = None
+        error: exception.GpuError | None
         pools = [want.pool]
         if others:
-            uses = self._look(self._read()).uses
+            uses = self._look(self._read(), asking, prepared).uses
             pools = choice.pools_in_order(uses, want, others)
         LOG.debug(
             'Pools for %d %s of instance %s, best first: %s',
             want.count,
             want.resource_class,
-            consumer,
+            asking.server,
             ', '.join(pools),
         )
-        for pool in pools:
-            try:
-                self._take_from(pool, want, request, prepared, consumer)
-            except (
-                exception.NotEnoughUnits,
-                exception.EffectFailed,
-            ) as exc:
-                error = error or exc
-                self._undo(prepared[before:], consumer)
-                del prepared[before:]
-            else:
-                return pool
+        for near in numa.reach(request.numa_affinity, nodes):
+            error = None
+            for pool in pools:
+                try:
+                    self._take_from(
+                        pool, want, request, near, prepared, asking
+                    )
+                except (
+                    exception.NotEnoughUnits,
+                    exception.EffectFailed,
+                ) as exc:
+                    error = error or exc
+                    self._undo(prepared[before:], asking.server)
+                    del prepared[before:]
+                else:
+                    return pool
         assert error is not None
         raise error
 
@@ -559,12 +616,13 @@ class Tracker:
         key: str,
         want: Want,
         request: GpuRequest,
+        nodes: numa.Nodes,
         prepared: list[Unit],
-        consumer: str,
+        asking: Tenant,
     ) -> None:
         left = want.count
         for _ in range(ATTEMPTS):
-            view = self._look(self._read())
+            view = self._look(self._read(), asking, prepared)
             pool = view.pool(key)
             if pool is None or want.resource_class not in pool.inventories:
                 raise exception.UnknownProvider(key, want.resource_class)
@@ -572,18 +630,28 @@ class Tracker:
             uses = [u for u in view.uses if u.pool == pool.key]
             held = [u for u in (*view.units, *prepared) if u.pool == pool.key]
             try:
-                for unit in mechanism.choose(
-                    pool, uses, want.resource_class, left, held, request
-                ):
-                    _tell('Claimed', unit, consumer)
-                    made = mechanism.prepare(unit, request, self._effects)
+                chosen = _choose(
+                    mechanism,
+                    pool,
+                    uses,
+                    dataclasses.replace(want, count=left),
+                    held,
+                    request,
+                    nodes,
+                )
+                self._fabric.activate(chosen)
+                for unit in chosen:
+                    _tell('Claimed', unit, asking.server)
+                    made = mechanism.prepare(
+                        asking.own(unit), request, self._effects
+                    )
                     prepared.append(made)
                     left -= 1
                     prepared[-1] = mechanism.configure(
                         made, request, self._effects
                     )
                     if made.type_id is not None:
-                        _tell('Prepared', prepared[-1], consumer)
+                        _tell('Prepared', prepared[-1], asking.server)
             except exception.UnitUnusable as exc:
                 self._cleaner.put_aside(exc)
                 error: exception.GpuError = exc
@@ -598,7 +666,10 @@ class Tracker:
 
     def _undo(self, prepared: Sequence[Unit], consumer: str) -> None:
         """Take back what a claim that failed has made."""
-        stuck = self._cleaner.clean(prepared, consumer)
+        active = fabric.partitions_of(
+            u for c in self._claims.values() for u in c.units
+        )
+        stuck = self._cleaner.clean(prepared, consumer, active=active)
         if stuck:
             self._hold(Claim(consumer, stuck, CLAIMED, stuck))
 
@@ -619,15 +690,20 @@ class Tracker:
         self, claim: Claim, units: Sequence[Unit], *, again: bool = False
     ) -> None:
         """Take units out of a claim; what can't be cleaned stays, stuck."""
-        others = {
-            unit.device
+        others = [
+            unit
             for other in self._claims.values()
             if other.consumer != claim.consumer
             for unit in other.units
-        }
-        alone = [unit for unit in units if unit.device not in others]
-        stuck = self._cleaner.clean(alone, claim.consumer, again=again)
+        ]
         kept = tuple(u for u in claim.units if u not in units)
+        devices = {unit.device for unit in others}
+        stuck = self._cleaner.clean(
+            [unit for unit in units if unit.device not in devices],
+            claim.consumer,
+            again=again,
+            active=fabric.partitions_of((*others, *kept)),
+        )
         del self._claims[claim.consumer]
         self._hold(
             dataclasses.replace(claim, units=(*kept, *stuck), stuck=stuck)
@@ -711,6 +787,51 @@ class Tracker:
                 )
             stuck = self._cleaner.clean(leaked, NOBODY)
             self._hold(Claim(NOBODY, stuck, CLAIMED, stuck))
+        self._drop_partitions(uses, {unit.card for unit in held})
+
+    def _drop_partitions(
+        self, uses: Iterable[Use], held: Collection[Address]
+    ) -> None:
+        """Deactivate partitions of which nobody holds a card."""
+        board = fabric.board_of(uses)
+        if board is None or board.problem is not None:
+            return
+        for number in fabric.left_over(board, held):
+            LOG.warning('Deactivating partition %d: no guest has it', number)
+            try:
+                self._fabric.deactivate(
+                    number, {str(card) for card in board.partitions[number]}
+                )
+            except exception.EffectFailed as exc:
+                # As long as it is active nobody gets its cards.
+                LOG.error('Partition %d stays active: %s', number, exc)
+
+
+def _choose(
+    mechanism: Mechanism,
+    pool: Pool,
+    uses: Sequence[Use],
+    want: Want,
+    held: Sequence[Unit],
+    request: GpuRequest,
+    nodes: numa.Nodes,
+) -> tuple[Unit, ...]:
+    """Choose what is wanted of a pool, on the NUMA nodes that are given."""
+    name, count = want.resource_class, want.count
+    if nodes is None:
+        return mechanism.choose(pool, uses, name, count, held, request)
+    where = f'NUMA node {numa.listed(nodes)}, where the guest is'
+    near = numa.on(uses, nodes)
+    if not near:
+        raise exception.NotEnoughUnits(
+            pool.key, name, count, f'it has no card on {where}'
+        )
+    try:
+        return mechanism.choose(pool, near, name, count, held, request)
+    except exception.NotEnoughUnits as exc:
+        raise exception.NotEnoughUnits(
+            pool.key, name, count, f'on {where}: {exc.reason}'
+        ) from exc
 
 
 def _described(claim: Claim) -> str:

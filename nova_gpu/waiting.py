@@ -89,7 +89,7 @@ class Waiting:
                 )
             ours = uses()
             units = tuple(
-                unit
+                guest.own(unit)
                 for mechanism in self._mechanisms
                 for unit in mechanism.held_by(guest, ours)
                 if guest.keeper is None or unit.device not in taken

@@ -27,6 +27,7 @@ from nova_gpu.claimsfile import Told
 from nova_gpu.cli import error, release, survey
 from nova_gpu.cli.placement import allocated
 from nova_gpu.mechanism.mdev import is_ours
+from nova_gpu.model import fabric
 from nova_gpu.model.audit import CLEAN, Allocated, Difference, differences
 from nova_gpu.model.claim import ALLOCATED, Claim
 from nova_gpu.model.guest import GuestDevices
@@ -116,14 +117,21 @@ class Audit(lister.Lister):
             LOG.setLevel(level)
         # Without its settings nobody knows which cards Nova hands out.
         sure = bool(args.config_file) and not found.nova_owns
-        return found, differences(
+        claims = _claims(found, sure)
+        held = told.claims if told and told.running else None
+        seen = differences(
             found.guests,
-            _claims(found, sure),
+            claims,
             dict(_ours(found, sure)),
             _devices(found),
             counted,
-            told.claims if told and told.running else None,
+            held,
         )
+        board = fabric.board_of(found.uses)
+        if board is not None:
+            self.unseen = self.unseen or board.problem is not None
+            seen = sorted([*seen, *fabric.differences(board, claims, held)])
+        return found, seen
 
     def _told(self, found: survey.Survey) -> Told | None:
         try:
@@ -167,7 +175,7 @@ class Audit(lister.Lister):
         from nova_gpu import privsep
 
         left = []
-        with privsep.in_process(found.root):
+        with survey.acting(privsep, found.root, found.settings):
             for difference in seen:
                 if not difference.mend:
                     left.append(difference)
@@ -273,6 +281,12 @@ def _may_clean(found: survey.Survey, device: str) -> None:
 
 
 def _clean(found: survey.Survey, device: str, effects: Any) -> None:
+    board = fabric.board_of(found.uses)
+    if board is not None and device.startswith(fabric.DEVICE):
+        number = int(device.removeprefix(fabric.DEVICE))
+        cards = sorted(map(str, board.partitions[number]))
+        effects.deactivate_partition(number, cards)
+        return
     card = release.card_of(found, device)
     if card is not None:
         release.clean(card, device, effects)

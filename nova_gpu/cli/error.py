@@ -18,13 +18,21 @@
     GpuError
     ├── UnusableRoot       a directory that holds no host
     ├── UnusableSettings   a configuration file that can't be read
+    ├── UnusableInput      a file or an argument that isn't what it should be
     ├── NothingToPreview   a card or profile that no guest would get
+    ├── NoSuchProfile      a vGPU type that no card of the host has
+    ├── NotPrepared        a host that could not be changed
+    ├── NvmlFailed         NVIDIA's library, which doesn't tell of the cards
+    ├── NotRecorded        links that can't be recorded
     ├── NotReleased        a device that stays as it is
     ├── NotPlotted         pictures that could not be made
-    └── NoPlacement        Placement, which can't be asked
+    ├── NoPlacement        Placement, which can't be asked
+    └── NotRestored        partitions that Fabric Manager isn't told of
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from nova_gpu import exception
 
@@ -44,6 +52,15 @@ class UnusableSettings(exception.GpuError):
     """A configuration file that oslo.config refuses."""
 
 
+class UnusableInput(exception.GpuError):
+    """``where``, a file or an argument, isn't what it should be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f'{where}: {reason}')
+
+
 class NothingToPreview(exception.GpuError):
     """``what`` can't be in a guest's XML on this host."""
 
@@ -51,6 +68,41 @@ class NothingToPreview(exception.GpuError):
         self.what = what
         self.reason = reason
         super().__init__(f'{what}: {reason}')
+
+
+class NoSuchProfile(exception.GpuError):
+    """``name`` is no vGPU type of this host; ``there`` are those that are."""
+
+    def __init__(self, name: str, there: Sequence[str]) -> None:
+        self.name = name
+        self.there = tuple(there)
+        super().__init__(
+            f'no card of this host has the vGPU type {name!r}; there are: '
+            f'{", ".join(there) or "none"}'
+        )
+
+
+class NotPrepared(exception.GpuError):
+    """A file or a command that does not work."""
+
+
+class NvmlFailed(exception.GpuError):
+    """NVML doesn't answer; ``remedy`` is what to do, if that is known."""
+
+    def __init__(self, what: str, reason: str, remedy: str | None) -> None:
+        self.what = what
+        self.reason = reason
+        self.remedy = remedy
+        told = f'{what}: {reason}'
+        super().__init__(f'{told}; {remedy}' if remedy else told)
+
+
+class NotRecorded(exception.GpuError):
+    """The links of cards can't be recorded, for the ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'The links are not recorded: {reason}')
 
 
 class NotReleased(exception.GpuError):
@@ -80,3 +132,11 @@ class NotPlotted(exception.GpuError):
             f'no plots in {folder}: {reason} (they need matplotlib: '
             'pip install nova-gpu[plot])'
         )
+
+
+class NotRestored(exception.GpuError):
+    """Fabric Manager isn't told which partitions are active."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f'Fabric Manager is told nothing: {reason}')

@@ -24,7 +24,10 @@ from typing import Any
 from cliff import lister
 
 from nova_gpu.cli import survey
+from nova_gpu.cli.text import fill
+from nova_gpu.model.fabric import board_of
 from nova_gpu.model.inventory import Offer, Use
+from nova_gpu.model.partition import Board
 
 LOG = logging.getLogger('nova_gpu.cli')
 
@@ -42,6 +45,8 @@ COLUMNS = (
     'Rules',
     'Put Aside',
 )
+#: One more where Fabric Manager divides the cards.
+PARTITIONS = 'Partitions'
 #: Formats that carry lists and objects; the others get text.
 STRUCTURED = ('json', 'yaml')
 #: A cell of a table takes more lines above this.
@@ -54,7 +59,8 @@ class HostShow(lister.Lister):
     One row a card. Profiles are the vGPU types that it takes, or the
     resource class of a whole card, each with the free and all units; those
     that are closed while the card holds another profile are only counted.
-    Rules are those that decided something, with what they decided.
+    Rules are those that decided something, with what they decided. Partitions
+    are those of NVSwitches that have the card, where they are divided.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -71,16 +77,21 @@ class HostShow(lister.Lister):
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         found = survey.survey(parsed_args)
         _note(found)
+        divided = board_of(found.uses) is not None
+        columns = (*COLUMNS, *[PARTITIONS] * divided)
         rows = [
-            _row(use, found.holders.get(use.card.address, ()))
+            [
+                *_row(use, found.holders.get(use.card.address, ())),
+                *[partitions(use)] * divided,
+            ]
             for use in found.uses
         ]
         form = parsed_args.formatter
         if form in STRUCTURED:
-            return COLUMNS, rows
+            return columns, rows
         width = TABLE_WIDTH if form == 'table' else sys.maxsize
         missing = '' if form == 'csv' else '-'
-        return COLUMNS, [
+        return columns, [
             [_text(value, width, missing) for value in row] for row in rows
         ]
 
@@ -119,9 +130,31 @@ def _row(use: Use, holders: Sequence[str]) -> list[Any]:
         use.pool,
         [_profile(offer) for offer in use.offers],
         list(holders),
-        use.reason,
+        use.reason or use.closed,
         dict(use.ruling.decided),
         [{'device': device, 'reason': reason} for device, reason in use.aside],
+    ]
+
+
+def partitions(use: Use) -> list[dict[str, Any]]:
+    """The partitions that have a card."""
+    board = use.board or Board({})
+    return [
+        {
+            'partition': number,
+            'cards': len(cards),
+            'active': number in board.active,
+        }
+        for number, cards in sorted(board.partitions.items())
+        if use.card.address in cards
+    ]
+
+
+def partitions_text(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The same as text."""
+    return [
+        f'{p["partition"]} ({p["cards"]}{", active" if p["active"] else ""})'
+        for p in found
     ]
 
 
@@ -141,16 +174,18 @@ def _text(value: Any, width: int, missing: str) -> Any:
     if value is None or value in ([], {}):
         return missing
     if isinstance(value, dict):
-        return _fill(_rules(value), ', ', width)
+        return fill(_rules(value), ', ', width)
     if isinstance(value, str):
-        return _fill(value.split(), ' ', width)
+        return fill(value.split(), ' ', width)
     if not isinstance(value, list):
         return value
     if isinstance(value[0], str):
-        return _fill(value, ', ', width)
+        return fill(value, ', ', width)
+    if 'partition' in value[0]:
+        return fill(partitions_text(value), ', ', width)
     if 'device' in value[0]:
         told = '; '.join(f'{v["device"]} ({v["reason"]})' for v in value)
-        return _fill(told.split(), ' ', width)
+        return fill(told.split(), ' ', width)
     shown = [p for p in value if p['used'] or p['free']] or value
     parts = [
         f'{p["profile"] or p["resource_class"]} {p["free"]}/{p["total"]} free'
@@ -158,7 +193,7 @@ def _text(value: Any, width: int, missing: str) -> Any:
     ]
     if len(shown) < len(value):
         parts.append(f'{len(value) - len(shown)} closed')
-    return _fill(parts, ', ', width)
+    return fill(parts, ', ', width)
 
 
 def _rules(decided: Mapping[str, int]) -> list[str]:
@@ -167,16 +202,3 @@ def _rules(decided: Mapping[str, int]) -> list[str]:
     for field, number in decided.items():
         said.setdefault(number, []).append(field)
     return [f'{number} ({", ".join(said[number])})' for number in sorted(said)]
-
-
-def _fill(parts: Sequence[str], glue: str, width: int) -> str:
-    """Parts in lines of ``width``, none of them broken."""
-    lines: list[str] = []
-    for part in parts:
-        if lines and len(lines[-1]) + len(glue) + len(part) <= width:
-            lines[-1] += glue + part
-            continue
-        if lines:
-            lines[-1] += glue.rstrip()
-        lines.append(part)
-    return '\n'.join(lines)

@@ -18,20 +18,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nova_gpu import claimsfile, putaside
+from nova_gpu import claimsfile, linksfile, putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs."""
+    """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs.
+
+    ``compute_driver`` is Nova's, None if no file was read.
+    """
 
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
     claims_file: str = claimsfile.PATH
+    fabric_manager: str = ''
+    fmpm: str = ''
+    links_file: str = linksfile.PATH
     rules: tuple[Rule, ...] = ()
     nova_owns: tuple[str, ...] = ()
+    compute_driver: str | None = None
 
 
 def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
@@ -62,6 +69,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
     conf.register_opt(
         cfg.ListOpt('enabled_mdev_types', default=[]), group='devices'
     )
+    conf.register_opt(cfg.StrOpt('compute_driver', default=''))
     try:
         conf(
             args=[],
@@ -73,6 +81,9 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
             host_root=conf.gpu.host_root,
             put_aside_dir=conf.gpu.put_aside_dir,
             claims_file=conf.gpu.claims_file,
+            fabric_manager=conf.gpu.fabric_manager,
+            fmpm=conf.gpu.fmpm,
+            links_file=conf.gpu.links_file,
             nova_owns=tuple(
                 f'[{group}] {name} is set'
                 for group, name in (
@@ -81,6 +92,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
                 )
                 if conf[group][name]
             ),
+            compute_driver=conf.compute_driver,
         )
         return settings, conf.gpu.rule
     except (cfg.Error, OSError) as exc:

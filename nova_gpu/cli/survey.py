@@ -20,22 +20,28 @@ and it would cost this program its quick start.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from nova_gpu import mechanism as mechanisms
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
-from nova_gpu.cli.settings import read_settings
+from nova_gpu.cli.settings import Settings, read_settings
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.model.address import Address
-from nova_gpu.model.device import Card, Snapshot
+from nova_gpu.model.device import Snapshot
+from nova_gpu.model.fabric import with_partitions
 from nova_gpu.model.guest import GuestDevices
 from nova_gpu.model.inventory import Unit, Use, classify
+from nova_gpu.model.isolation import close, tenants
+from nova_gpu.model.partition import Fabric
 from nova_gpu.model.rule import Rule
 from nova_gpu.putaside import PutAside
 from nova_gpu.sysfs.functions import DEVICES
@@ -48,21 +54,28 @@ LOG = logging.getLogger('nova_gpu.cli')
 class Survey:
     """A host's cards, what each is used for, and the guests on each.
 
+    ``units`` are what guests hold.
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
-    nova-compute holds. ``nova_owns`` are the options that give cards to Nova.
-    ``all_guests_read`` is False if a guest may hold what doesn't show.
+    nova-compute holds, ``links`` what was recorded of links between cards.
+    ``nova_owns`` are the options that give cards to Nova, ``compute_driver``
+    is what nova.conf says, if one was given. ``all_guests_read`` is False if
+    a guest may hold what doesn't show.
     """
 
     root: str
+    settings: Settings
     snapshot: Snapshot
     uses: tuple[Use, ...]
+    units: tuple[Unit, ...]
     guests: tuple[GuestDevices, ...]
     all_guests_read: bool
     put_aside: Mapping[str, str]
     folder: PutAside
     claims: ClaimsFile
+    links: LinksFile
     nova_owns: tuple[str, ...]
+    compute_driver: str | None
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
 
@@ -99,9 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def survey(args: argparse.Namespace) -> Survey:
+def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
     """Read the host that ``args`` name, and say on stderr what is wrong.
 
+    :param ask_fabric: whether to ask Fabric Manager, where there is one
     :raises UnusableRoot: there is no host
     :raises UnusableSettings: a configuration file can't be read
     :raises nova_gpu.exception.InvalidRule: a rule is wrong
@@ -109,9 +123,17 @@ def survey(args: argparse.Namespace) -> Survey:
     settings = read_settings(args.rule, args.config_file)
     tree = Tree(args.root or settings.host_root)
     _check(tree)
-    snapshot = read_snapshot(tree)
+    settings = dataclasses.replace(
+        settings, fmpm=_below(tree, settings.fmpm, args)
+    )
+    links = LinksFile(_below(tree, settings.links_file, args))
+    snapshot = read_snapshot(tree, links)
     for warning in snapshot.warnings:
         LOG.warning(warning)
+    if ask_fabric:
+        snapshot = dataclasses.replace(
+            snapshot, fabric=_fabric(os.fspath(tree.root), settings)
+        )
     if settings.nova_owns:
         LOG.warning(
             '%s: Nova itself hands out the cards listed there, which is not '
@@ -119,36 +141,71 @@ def survey(args: argparse.Namespace) -> Survey:
             ' and '.join(settings.nova_owns),
         )
     loaded = mechanisms.load()
-
-    def below(path: str) -> str:
-        return tree.path(path.lstrip('/')) if args.root else path
-
-    folder = PutAside(below(settings.put_aside_dir))
+    folder = PutAside(_below(tree, settings.put_aside_dir, args))
     aside = _read(folder)
-    empty = _uses(snapshot.cards, loaded, settings.rules, {}, {})
+    empty = _uses(snapshot, loaded, settings.rules, {}, {})
     held: dict[Address, list[Unit]] = {}
     holders: dict[Address, list[str]] = {}
+    on_cards: list[tuple[str, Unit]] = []
     guests, all_read = told_guests(tree)
     for guest, unit in _held(guests, loaded, empty):
         held.setdefault(unit.card, []).append(unit)
         names = holders.setdefault(unit.card, [])
         if (name := guest.keeper or guest.uuid or guest.name) not in names:
             names.append(name)
-    uses = _uses(snapshot.cards, loaded, settings.rules, held, aside)
+        on_cards.append((name, unit))
+    uses = close(
+        _uses(snapshot, loaded, settings.rules, held, aside),
+        tenants(snapshot.cards, on_cards),
+    )
     _report_rules(settings.rules, uses)
     return Survey(
         root=os.fspath(tree.root),
+        settings=settings,
         snapshot=snapshot,
         uses=uses,
+        units=tuple(unit for units in held.values() for unit in units),
         guests=guests,
         all_guests_read=all_read,
         put_aside=aside,
         folder=folder,
-        claims=ClaimsFile(below(settings.claims_file)),
+        claims=ClaimsFile(_below(tree, settings.claims_file, args)),
+        links=links,
         nova_owns=settings.nova_owns,
+        compute_driver=settings.compute_driver,
         holders={card: tuple(names) for card, names in holders.items()},
         mechanisms={m.name: m for m in loaded},
     )
+
+
+def _below(tree: Tree, path: str, args: argparse.Namespace) -> str:
+    """A path of the host that was named, which may not be this one."""
+    return tree.path(path.lstrip('/')) if args.root else path
+
+
+def _fabric(root: str, settings: Settings) -> Fabric | None:
+    """What Fabric Manager says, if it is to be asked."""
+    if not settings.fabric_manager:
+        return None
+    # Not above: most hosts have none, and these are slow to import.
+    from nova_gpu import privsep
+    from nova_gpu.fabric import FabricManager
+
+    with acting(privsep, root, settings):
+        found = FabricManager(privsep, enabled=True, quiet=True).look()
+    if found is not None and found.problem is not None:
+        LOG.warning('the partitions are not known: %s', found.problem)
+    return found
+
+
+def acting(
+    privsep: Any, root: str, settings: Settings
+) -> contextlib.AbstractContextManager[None]:
+    """Let effects act in this process, on the host that was named."""
+    found: contextlib.AbstractContextManager[None] = privsep.in_process(
+        root, fabric_manager=settings.fabric_manager, fmpm=settings.fmpm
+    )
+    return found
 
 
 def _check(tree: Tree) -> None:
@@ -168,13 +225,13 @@ def _read(folder: PutAside) -> dict[str, str]:
 
 
 def _uses(
-    cards: Iterable[Card],
+    snapshot: Snapshot,
     loaded: Sequence[Mechanism],
     rules: Sequence[Rule],
     held: Mapping[Address, Sequence[Unit]],
     aside: Mapping[str, str],
 ) -> tuple[Use, ...]:
-    return tuple(
+    uses = tuple(
         classify(
             card,
             loaded,
@@ -182,8 +239,9 @@ def _uses(
             held=held.get(card.address, ()),
             aside=aside,
         )
-        for card in cards
+        for card in snapshot.cards
     )
+    return with_partitions(uses, snapshot.fabric)
 
 
 def _held(
@@ -199,7 +257,7 @@ def _held(
             for unit in mechanism.held_by(guest, uses):
                 if guest.keeper is None or unit.device not in taken:
                     taken.add(unit.device)
-                    yield guest, unit
+                    yield guest, guest.own(unit)
 
 
 def _report_rules(rules: Iterable[Rule], uses: Sequence[Use]) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 from cliff import lister
 
 from nova_gpu.cli import survey
+from nova_gpu.cli.host import PARTITIONS, partitions, partitions_text
+from nova_gpu.model.fabric import board_of
 from nova_gpu.model.topology import places, tie
 
 
@@ -30,7 +32,8 @@ class HostTopology(lister.Lister):
     One row and one column a card. In each cell is the closest thing that two
     cards share: the clique (NVLink or its like links all cards of it), the
     switch (PCIe), the NUMA node, or the host. A server that gets several
-    whole cards gets the closest that are free.
+    whole cards gets the closest that are free; where the cards are divided
+    into partitions, all of one partition.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -47,13 +50,17 @@ class HostTopology(lister.Lister):
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         found = survey.survey(parsed_args)
         near = places((use.card, use.ruling.clique) for use in found.uses)
-        return ('Address', *map(str, near)), [
+        divided = board_of(found.uses) is not None
+        return ('Address', *map(str, near), *[PARTITIONS] * divided), [
             (
                 str(address),
                 *(
                     '-' if other == address else tie(place, near[other])
                     for other in near
                 ),
+                *[', '.join(partitions_text(partitions(use)))] * divided,
             )
-            for address, place in near.items()
+            for (address, place), use in zip(
+                near.items(), found.uses, strict=True
+            )
         ]

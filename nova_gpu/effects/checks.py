@@ -24,6 +24,12 @@ from nova_gpu.model.request import PARAMS_PATTERN
 
 _TYPE = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,63}')
 _TYPE_NUMBER = re.compile(r'0|[1-9][0-9]{0,9}')
+#: A host, with a port or without, or the path of a socket.
+_FABRIC_MANAGER = re.compile(
+    r'[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?|(/[\w.-]+)+'
+)
+#: So many partitions Fabric Manager has at most.
+_MAX_PARTITIONS = 64
 #: An SR-IOV capability counts its functions in 16 bits.
 _MAX_VFS = 0xFFFF
 
@@ -78,6 +84,29 @@ def count(number: int) -> str:
     if type(number) is not int or not 1 <= number <= _MAX_VFS:
         raise ValueError(f'{number!r} is not a number of functions')
     return str(number)
+
+
+def partition(number: int) -> str:
+    """The number of a partition of NVSwitches.
+
+    :raises ValueError: there is none of that number, or it is no number
+    """
+    if type(number) is not int or not 0 <= number < _MAX_PARTITIONS:
+        raise ValueError(f'{number!r} is not the number of a partition')
+    return str(number)
+
+
+def fabric_manager(text: str) -> str:
+    """``text`` if Fabric Manager can be there.
+
+    :raises ValueError: it is neither a host nor the path of a socket
+    """
+    if not _FABRIC_MANAGER.fullmatch(text):
+        raise ValueError(
+            f'[gpu] fabric_manager {text!r} is neither a host nor the path '
+            f'of a socket'
+        )
+    return text
 
 
 def uuid(text: str) -> str:

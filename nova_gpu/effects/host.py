@@ -110,6 +110,13 @@ class HostEffects:
         else:
             self._sys.write(device, 'sriov_numvfs', value)
 
+    def refuse_in_use(self, address: str) -> None:
+        """Raise EBUSY if a guest holds the GPU; one that has gone isn't."""
+        try:
+            self._refuse_in_use(self._gpu_function(address))
+        except FileNotFoundError:
+            return
+
     def _run_sriov_manage(self, address: str) -> None:
         try:
             processutils.execute(

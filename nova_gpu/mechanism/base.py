@@ -64,6 +64,25 @@ class Effects(Protocol):
         NVIDIA's own program enables all, whatever ``count`` says.
         """
 
+    def read_partitions(self) -> str:
+        """What Fabric Manager says of its partitions, as JSON.
+
+        Not a change, but it may take the same rights. ECONNREFUSED: it isn't
+        there; EAGAIN: it waits for :meth:`set_active_partitions`.
+        """
+
+    def activate_partition(self, number: int) -> None:
+        """Link the cards of a partition. EBUSY: one of them is linked."""
+
+    def deactivate_partition(self, number: int, cards: Sequence[str]) -> None:
+        """Separate the cards of a partition; no error if they are.
+
+        EBUSY: a guest has one of them.
+        """
+
+    def set_active_partitions(self, numbers: Sequence[int]) -> None:
+        """Tell a Fabric Manager that has been restarted what is active."""
+
 
 class Mechanism(abc.ABC):
     """Base of all mechanisms.
@@ -109,7 +128,8 @@ class Mechanism(abc.ABC):
     ) -> tuple[Unit, ...]:
         """Choose ``count`` units of a pool; changes nothing.
 
-        :param uses: the cards of the pool
+        :param uses: the cards of the pool, as the request may have them: of
+            one that isolation closes nothing is free
         :param held: all units of the pool in use
         :param request: the flavor's, for its policy
         :raises nova_gpu.exception.NotEnoughUnits: with the reason

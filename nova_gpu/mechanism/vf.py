@@ -79,7 +79,8 @@ class PlainVf(Passthrough):
                 pool.key,
                 resource_class,
                 count,
-                f'{len(free)} of its virtual functions are free',
+                f'{len(free)} of its virtual functions are free'
+                + (f': {use.closed}' if use and use.closed else ''),
             )
         return tuple(
             self.new_unit(use.card, function, resource_class)

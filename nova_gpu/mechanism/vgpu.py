@@ -302,6 +302,8 @@ def _why_not(use: Use | None, offer: Offer | None) -> str:
         return f'card {use.card.address} is not handed out: {use.reason}'
     if offer is None:
         return f'card {use.card.address} has no such vGPU type'
+    if use.closed is not None:
+        return f'card {use.card.address} is not shared: {use.closed}'
     active = [o.name for o in use.offers if o.used]
     if active and offer.name not in active:
         return f'card {use.card.address} holds {active[0]} vGPUs now'

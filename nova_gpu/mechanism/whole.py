@@ -21,8 +21,10 @@ from nova_gpu.mechanism.passthrough import NO_IOMMU, VFIO, Passthrough
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards
 from nova_gpu.model.device import Card
+from nova_gpu.model.fabric import board_of
 from nova_gpu.model.guest import GuestDevices, Hostdev
 from nova_gpu.model.inventory import Offer, Pool, Unit, Use, card_class
+from nova_gpu.model.partition import Board
 from nova_gpu.model.profile import token
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Ruling
@@ -77,19 +79,25 @@ class WholeCard(Passthrough):
     ) -> tuple[Unit, ...]:
         taken = {unit.card for unit in held}
         free = [
-            use.card
+            use
             for use in uses
             if use.card.address not in taken
             and use.offers[0].free
             and use.offers[0].resource_class == resource_class
         ]
+        loose = [use.card for use in free if use.board is None]
+        board = board_of(uses)
+        if board is not None and len(loose) < count:
+            return self._choose_partition(
+                pool, uses, resource_class, count, free, board, request
+            )
         near = places((use.card, use.ruling.clique) for use in uses)
         chosen = choose_cards(
-            count, free, near, request.topology, request.topology_required
+            count, loose, near, request.topology, request.topology_required
         )
         if not chosen:
-            reason = f'{len(free)} of its {len(uses)} cards are free'
-            if len(free) >= count:
+            reason = f'{len(loose)} of its {len(uses)} cards are free'
+            if len(loose) >= count:
                 reason += (
                     f', and no {count} of them share {request.topology}, '
                     f'which gpu:topology requires'
@@ -99,8 +107,49 @@ class WholeCard(Passthrough):
             )
         return tuple(self._unit(card, resource_class) for card in chosen)
 
+    def _choose_partition(
+        self,
+        pool: Pool,
+        uses: Sequence[Use],
+        resource_class: str,
+        count: int,
+        free: Sequence[Use],
+        board: Board,
+        request: GpuRequest,
+    ) -> tuple[Unit, ...]:
+        """All cards of a partition, which are linked, or none."""
+        cards = {use.card.address: use.card for use in free}
+        number = board.choose(count, cards)
+        classes = {o.resource_class for u in uses for o in u.offers}
+        asked = sum(request.resources.get(name, 0) for name in classes)
+        if board.problem is not None:
+            reason = board.problem
+        elif count not in board.sizes:
+            sizes = ', '.join(map(str, board.sizes))
+            reason = f'the partitions of its NVSwitches have {sizes} cards'
+        elif asked not in (0, count):
+            reason = (
+                f'the server asks for {asked} in all, and they have to come '
+                f'from one partition at once'
+            )
+        elif number is None:
+            reason = (
+                f'{len(free)} of its {len(uses)} cards are free, and make '
+                f'up no partition of {count}'
+            )
+        else:
+            return tuple(
+                self._unit(cards[address], resource_class, partition=number)
+                for address in sorted(board.partitions[number])
+            )
+        raise exception.NotEnoughUnits(pool.key, resource_class, count, reason)
+
     def _unit(
-        self, card: Card, resource_class: str, allocated: bool = True
+        self,
+        card: Card,
+        resource_class: str,
+        allocated: bool = True,
+        partition: int | None = None,
     ) -> Unit:
         return Unit(
             mechanism=self.name,
@@ -110,18 +159,29 @@ class WholeCard(Passthrough):
             device=str(card.address),
             functions=card.functions,
             allocated=allocated,
+            partition=partition,
         )
 
     def held_by(self, guest: GuestDevices, uses: Sequence[Use]) -> list[Unit]:
+        held = [u for u in uses if u.card.address in guest.functions]
+        # A guest of before Fabric Manager was asked has no record of it.
+        board = board_of(held)
+        partition = (
+            None
+            if board is None
+            else board.equal_to(u.card.address for u in held)
+        )
         units = []
-        for use in uses:
-            if use.card.address not in guest.functions:
-                continue
+        for use in held:
             recorded = guest.recorded(str(use.card.address))
+            if recorded is None:
+                name, number = card_class(use.card), partition
+            else:
+                name, number = recorded.resource_class, recorded.partition
+                if number is None:
+                    number = partition
             units.append(
-                self._unit(use.card, recorded.resource_class)
-                if recorded
-                else self._unit(use.card, card_class(use.card), False)
+                self._unit(use.card, name, recorded is not None, number)
             )
         return units
 

@@ -85,6 +85,11 @@ class Claim:
     uncounted: frozenset[str] = frozenset()
 
     @property
+    def server(self) -> str:
+        """The instance whose guest has the units, or will have them."""
+        return self.guest or self.consumer
+
+    @property
     def counted(self) -> tuple[Unit, ...]:
         """The units as Placement counts them."""
         return tuple(

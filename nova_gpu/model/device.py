@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 
 from nova_gpu.model.address import Address, PciAddress, VirtualParent
+from nova_gpu.model.partition import Fabric
 from nova_gpu.model.profile import VgpuType
 
 #: PCI classes of cards: VGA, 3D, other display, processing accelerator.
@@ -94,7 +95,9 @@ class Card:
     virtual function. ``resettable`` says whether the kernel offers to reset
     the card. ``bridges`` are the PCI bridges above it, the root port first.
     ``linked`` is how many cards of the model a board has that links them all
-    with each other, 0 if there is no such board.
+    with each other, 0 if there is no such board. ``clique`` is the set
+    of linked cards that it was recorded in, ``none`` if it was recorded as not
+    linked.
     """
 
     address: Address
@@ -123,6 +126,7 @@ class Card:
     resettable: bool = False
     bridges: tuple[PciAddress, ...] = ()
     linked: int = 0
+    clique: str | None = None
 
     @property
     def vendor(self) -> str:
@@ -172,13 +176,15 @@ class Snapshot:
 
     ``warnings`` are the files that could not be used, each with its path
     and what was found there. ``address_bits`` is the width of the host's
-    physical addresses.
+    physical addresses. ``fabric`` is what Fabric Manager says, if it divides
+    the host's NVSwitches.
     """
 
     cards: tuple[Card, ...] = ()
     switches: tuple[PciFunction, ...] = ()
     warnings: tuple[str, ...] = ()
     address_bits: int | None = None
+    fabric: Fabric | None = None
 
     def card(self, address: Address) -> Card | None:
         """The card at ``address``, if there is one."""

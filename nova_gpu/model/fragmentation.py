@@ -152,6 +152,8 @@ class Mix:
         #: What a GPU needs beside it, at most.
         self.vcpus_a_gpu = max(k.vcpus / k.amount for k in self.kinds)
         self.memory_a_gpu = max(k.memory_mib / k.amount for k in self.kinds)
+        #: Whether what a host has beside its GPUs matters.
+        self.needs_host = bool(self.vcpus_a_gpu or self.memory_a_gpu)
         self._fits = functools.lru_cache(1 << 14)(self._fit)
         self.lost = functools.lru_cache(1 << 16)(self._lost)
         # Most hosts are as they were at the last such request.

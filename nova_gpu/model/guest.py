@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from nova_gpu import exception
 from nova_gpu.model.address import PciAddress, parse_address
 from nova_gpu.model.inventory import Unit
+from nova_gpu.model.request import EXCLUSIVE, ISOLATION, SHARED
 
 #: The namespace of what we record in a guest's metadata.
 NAMESPACE = 'urn:nova-gpu:1'
@@ -53,7 +54,8 @@ class GuestDevices:
     ``units`` are those that we gave it, as its metadata records them;
     ``kept`` are those that it had before a resize on this host which isn't
     confirmed yet, by the consumer that holds them in Placement. Seen as a
-    guest of its own, such has the real one's UUID as ``keeper``.
+    guest of its own, such has the real one's UUID as ``keeper``. ``project``
+    is what Nova's own metadata says, for units of which ours doesn't.
     ``readable`` is False if the XML doesn't parse: then everything in it
     that looks like a device of the host counts as held, since a unit too
     many in use is a smaller harm than one given twice.
@@ -67,6 +69,7 @@ class GuestDevices:
     units: tuple[Unit, ...] = ()
     kept: tuple[tuple[str, tuple[Unit, ...]], ...] = ()
     keeper: str | None = None
+    project: str | None = None
 
     def keepers(self) -> Iterator[GuestDevices]:
         """What is kept for each move, as if it were a guest of its own."""
@@ -78,6 +81,7 @@ class GuestDevices:
                 functions=frozenset(f for u in units for f in u.functions),
                 mdevs=frozenset(u.device for u in units if not u.functions),
                 units=units,
+                project=self.project,
             )
 
     @property
@@ -96,6 +100,24 @@ class GuestDevices:
     def recorded(self, device: str) -> Unit | None:
         """What the metadata says of a device, if we gave it."""
         return next((u for u in self.units if u.device == device), None)
+
+    def own(self, unit: Unit) -> Unit:
+        """``unit`` with whose it is, and whom it may be shared with.
+
+        Releases that didn't record it had no isolation. Where what is
+        recorded may be lost, nobody else comes to the card.
+        """
+        recorded = self.recorded(unit.device)
+        if recorded is None:
+            isolation = SHARED if self.readable else EXCLUSIVE
+            return dataclasses.replace(
+                unit, project=self.project, isolation=isolation
+            )
+        return dataclasses.replace(
+            unit,
+            project=recorded.project or self.project,
+            isolation=recorded.isolation,
+        )
 
 
 def parse_guest(text: str, name: str) -> GuestDevices:
@@ -118,6 +140,7 @@ def parse_guest(text: str, name: str) -> GuestDevices:
         elif hostdev.get('type') == 'pci':
             functions.add(pci_address(address.attrib))
     recorded = domain.find(f'metadata/{{{NAMESPACE}}}units')
+    project = domain.find('metadata/{*}instance/{*}owner/{*}project')
     return GuestDevices(
         name=domain.findtext('name') or name,
         uuid=domain.findtext('uuid'),
@@ -125,6 +148,7 @@ def parse_guest(text: str, name: str) -> GuestDevices:
         mdevs=frozenset(mdevs - {''}),
         units=_units(recorded),
         kept=_kept(recorded),
+        project=None if project is None else project.get('uuid'),
     )
 
 
@@ -159,6 +183,9 @@ def _element(unit: Unit) -> ET.Element:
         'name': unit.name,
         'parent': None if unit.parent is None else str(unit.parent),
         'params': unit.params,
+        'partition': None if unit.partition is None else str(unit.partition),
+        'project': unit.project,
+        'isolation': None if unit.isolation == SHARED else unit.isolation,
     }
     return ET.Element(
         f'{{{NAMESPACE}}}unit',
@@ -195,8 +222,12 @@ def _kept(
 
 
 def _unit(fields: Mapping[str, str]) -> Unit | None:
+    isolation = fields.get('isolation', SHARED)
+    if isolation not in ISOLATION:
+        isolation = EXCLUSIVE  # of a later release, perhaps
     try:
         parent = fields.get('parent')
+        partition = fields.get('partition')
         return Unit(
             mechanism=fields['mechanism'],
             pool=fields['pool'],
@@ -211,8 +242,11 @@ def _unit(fields: Mapping[str, str]) -> Unit | None:
             name=fields.get('name'),
             parent=None if parent is None else parse_address(parent),
             params=fields.get('params'),
+            partition=None if partition is None else int(partition),
+            project=fields.get('project'),
+            isolation=isolation,
         )
-    except (KeyError, exception.InvalidAddress):
+    except (KeyError, ValueError, exception.InvalidAddress):
         return None  # not by us, or edited: as if it weren't there
 
 
@@ -239,6 +273,7 @@ def _salvage(text: str, name: str) -> GuestDevices:
         elif 'bus' in fields and 'function' in fields:
             functions.add(pci_address(fields))
     found = re.search(r'<uuid>([^<]+)</uuid>', text)
+    project = re.search(r'<\w+:project\s+uuid=[\'"]([^\'"]+)', text)
     recorded = (
         _unit(dict(re.findall(r'(\w+)=[\'"]([^\'"]*)', element)))
         for element in re.findall(r'<(?:\w+:)?unit\s[^>]*', text)
@@ -250,4 +285,5 @@ def _salvage(text: str, name: str) -> GuestDevices:
         mdevs=frozenset(mdevs),
         readable=False,
         units=tuple(unit for unit in recorded if unit is not None),
+        project=project[1] if project else None,
     )

@@ -29,6 +29,8 @@ from typing import Any
 
 from nova_gpu import exception
 from nova_gpu.model.inventory import Mechanism, Pool, Unit, Use, provider_uuid
+from nova_gpu.model.isolation import Tenant, objection, summary
+from nova_gpu.model.request import ISOLATION, SHARED
 from nova_gpu.model.topology import HOST, TIES, places
 
 #: The key in ``stats``.
@@ -45,7 +47,11 @@ class PoolState:
     class, or cards; ``reserved`` are those that nobody gets. ``numa_nodes``
     has one entry a card. So have, of cards that are chosen by what they share,
     ``switches`` and ``cliques``, which are numbered and -1 where there is
-    none, and ``free``.
+    none, and ``free``. ``project`` and ``isolation`` are whose a card is of
+    which parts are in use: see :func:`nova_gpu.model.isolation.summary`.
+
+    ``sizes`` are how many of the cards a server can have, where they are
+    divided into partitions, and ``free_sizes`` how many of those now.
     """
 
     key: str
@@ -60,15 +66,35 @@ class PoolState:
     switches: tuple[int, ...] = ()
     cliques: tuple[int, ...] = ()
     free: tuple[bool, ...] = ()
+    sizes: tuple[int, ...] = ()
+    free_sizes: tuple[int, ...] = ()
+    project: str | None = None
+    isolation: str = SHARED
+
+    def has_set(self, count: int, level: str) -> bool:
+        """Whether ``count`` cards are free that share ``level``."""
+        if self.sizes:
+            return count in self.free_sizes
+        return self.largest_set(level, free=True) >= count
+
+    def admits(self, asking: Tenant) -> bool:
+        """Whether who asks could share the card with who is on it.
+
+        :param asking: with the digest of its project
+        """
+        there = Tenant('', self.project or None, self.isolation)
+        return self.project is None or objection(there, asking) is None
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.
 
         :param free: count those only that are free
         """
+        if self.sizes:
+            return max(self.free_sizes if free else self.sizes, default=0)
         if not self.free:
             return sum(self.totals.values())  # it isn't known
-        most = 1
+        most = int(any(self.free) or not free)
         levels = (self.cliques, self.switches, self.numa_nodes)
         for index, values in enumerate(levels[: TIES.index(level) + 1]):
             counts = collections.Counter(
@@ -79,7 +105,9 @@ class PoolState:
             if index < 2:
                 del counts[-1]
             most = max(most, *counts.values(), 0)
-        return most if level != HOST else len(self.free)
+        if level != HOST:
+            return most
+        return sum(self.free) if free else len(self.free)
 
     def room(self, resource_class: str) -> int:
         """How many units of a class can still be had, if no other is had."""
@@ -152,6 +180,13 @@ class HostMap:
                 record['s'] = _to_digits(pool.switches)
                 record['q'] = _to_digits(pool.cliques)
                 record['f'] = _to_digits(pool.free)
+            if pool.sizes:
+                record['z'] = _to_digits(pool.sizes)
+                record['w'] = _to_digits(pool.free_sizes)
+            if pool.project is not None:
+                record['o'] = pool.project
+            if pool.isolation != SHARED:
+                record['x'] = ISOLATION.index(pool.isolation)
             records.append(record)
         data = {'v': VERSION, 'c': names, 'p': records}
         if self.instances is not None:
@@ -185,6 +220,7 @@ class HostMap:
 
 def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
     active = record.get('a')
+    whose = record.get('o')
     return PoolState(
         key=record['k'],
         mechanism=record['m'],
@@ -198,6 +234,10 @@ def _pool(record: Mapping[str, Any], names: tuple[str, ...]) -> PoolState:
         switches=_per_card(record, 's'),
         cliques=_per_card(record, 'q'),
         free=tuple(map(bool, _per_card(record, 'f'))),
+        sizes=_from_digits(record.get('z', '')),
+        free_sizes=_from_digits(record.get('w', '')),
+        project=None if whose is None else str(whose),
+        isolation=ISOLATION[record.get('x', 0)],
     )
 
 
@@ -205,12 +245,14 @@ def _per_card(record: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """A number a card, if it is known of any."""
     if 'f' not in record:
         return ()
-    values = tuple(
-        -1 if digit == '-' else int(digit, 36) for digit in record[key]
-    )
+    values = _from_digits(record[key])
     if len(values) != len(record['n']):
         raise ValueError(f'{key} and n are not of the same cards')
     return values
+
+
+def _from_digits(text: str) -> tuple[int, ...]:
+    return tuple(-1 if digit == '-' else int(digit, 36) for digit in text)
 
 
 def _to_digits(values: Iterable[int]) -> str:
@@ -244,7 +286,9 @@ def build(
         if use.pool is not None:
             cards.setdefault(use.pool, []).append(use)
     held: dict[str, dict[str, int]] = {}
+    there: dict[str, list[Unit]] = {}
     for unit in units:
+        there.setdefault(unit.pool, []).append(unit)
         if not unit.allocated:
             continue
         counts = held.setdefault(unit.pool, {})
@@ -264,6 +308,7 @@ def build(
                 default=None,
             )
         mechanism = known.get(pool.mechanism)
+        project, strictest = summary(there.get(pool.key, ()))
         topology: dict[str, Any] = {}
         if mechanism and mechanism.topology:
             near = places((use.card, use.ruling.clique) for use in members)
@@ -273,6 +318,7 @@ def build(
                 'free': tuple(
                     any(offer.free for offer in use.offers) for use in members
                 ),
+                **_sizes(members),
             }
         states.append(
             PoolState(
@@ -295,10 +341,25 @@ def build(
                 active=active,
                 display=bool(mechanism and mechanism.display),
                 params=bool(mechanism and mechanism.params),
+                project=project,
+                isolation=strictest,
                 **topology,
             )
         )
     return HostMap(tuple(states), instances)
+
+
+def _sizes(members: Iterable[Use]) -> dict[str, tuple[int, ...]]:
+    """What sets a server can have, if all cards are on one board."""
+    boards = {use.card.address: use.board for use in members}
+    board = next(iter(boards.values()), None)
+    if board is None or None in boards.values() or not board.partitions:
+        return {}
+    free = (u.card.address for u in members if any(o.free for o in u.offers))
+    return {
+        'sizes': board.sizes_of(boards),
+        'free_sizes': board.sizes_of(frozenset(free), free=True),
+    }
 
 
 def _numbered(values: Iterable[object]) -> tuple[int, ...]:

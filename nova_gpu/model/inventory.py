@@ -27,7 +27,9 @@ from typing import Protocol
 from nova_gpu.model import rule as rule_model
 from nova_gpu.model.address import Address, PciAddress
 from nova_gpu.model.device import Card
+from nova_gpu.model.partition import Board
 from nova_gpu.model.profile import token, vendor_token
+from nova_gpu.model.request import SHARED
 
 #: Sizes of card memory that a flavor can require by trait, in GiB.
 MEMORY_STEPS_GIB = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256)
@@ -46,6 +48,10 @@ class Unit:
     ``allocated`` says whether an allocation in Placement stands for it. None
     does for what is put aside, and for what somebody else gave to a guest:
     that is reserved as long as it is there.
+
+    ``partition`` is that of the host's NVSwitches which is active for it.
+    ``project`` is that of the server which has it, if it is known, and
+    ``isolation`` what the server's flavor says.
     """
 
     mechanism: str
@@ -59,6 +65,9 @@ class Unit:
     parent: Address | None = None
     params: str | None = None
     allocated: bool = True
+    partition: int | None = None
+    project: str | None = None
+    isolation: str = SHARED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +122,9 @@ class Use:
 
     ``aside`` are the devices of the card that are put aside, each with the
     reason; ``owner`` is who else hands the card out, if somebody does.
+    ``board`` has the partitions that the card is handed out in. ``closed``
+    says why what is left of it isn't to be had, if somebody has it for
+    himself: see :mod:`nova_gpu.model.isolation`.
     """
 
     card: Card
@@ -125,6 +137,8 @@ class Use:
     reason: str | None = None
     aside: tuple[tuple[str, str], ...] = ()
     owner: str | None = None
+    board: Board | None = None
+    closed: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -302,7 +316,11 @@ def _pool(key: str, uses: list[Use], gone: list[Unit]) -> Pool:
             # What a guest holds may have gone with its card, while an
             # allocation stands for it: that is kept for its next start.
             blocked = max(0, offer.total - offer.used - offer.free) + left
-            closed[name] = closed.get(name, 0) + min(offer.total, blocked)
+            # Who has the card for himself needs no more than he holds.
+            most = max(left, offer.total - offer.used)
+            closed[name] = closed.get(name, 0) + min(
+                offer.total, most, blocked
+            )
     for unit in gone:
         total[unit.resource_class] = total.get(unit.resource_class, 0) + 1
     return Pool(

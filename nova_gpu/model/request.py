@@ -24,6 +24,8 @@ from nova_gpu.model.topology import HOST, TIES
 PREFIX = 'gpu:'
 DISPLAY = ('on', 'off')
 NUMA_AFFINITY = ('required', 'preferred', 'none')
+#: From what allows most to what allows least.
+ISOLATION = SHARED, PROJECT, EXCLUSIVE = ('shared', 'project', 'exclusive')
 #: vGPU plugin parameters: key=value, comma separated, as the NVIDIA driver
 #: takes them; no other character reaches the file.
 PARAMS_PATTERN = '{0}(,{0})*'.format(r'[A-Za-z0-9_.]+=[A-Za-z0-9_.:-]+')
@@ -34,6 +36,7 @@ STRENGTHS = ('required', 'preferred')
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     'gpu:display': DISPLAY,
+    'gpu:isolation': ISOLATION,
     'gpu:numa_affinity': NUMA_AFFINITY,
     'gpu:topology': tuple(
         f'{level}{strength}'
@@ -78,21 +81,40 @@ def gpu_classes(extra_specs: Mapping[str, str]) -> frozenset[str]:
     return frozenset(filter(_GPU_CLASS.fullmatch, names))
 
 
+def resource_groups(
+    extra_specs: Mapping[str, str],
+) -> dict[str, dict[str, int]]:
+    """The amounts by resource class of each group; the first has no name.
+
+    :raises InvalidExtraSpec: an amount isn't a number
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for key, value in extra_specs.items():
+        if match := _RESOURCES.fullmatch(key):
+            if not str(value).isdecimal():
+                raise exception.InvalidExtraSpec(key, value, ('a number',))
+            group = groups.setdefault(match['group'], {})
+            group[match['name']] = int(value)
+    return groups
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuRequest:
     """A flavor's resources and its ``gpu:`` policy.
 
     ``resources`` are the amounts by resource class, of all groups together;
     classes that have nothing to do with GPUs are among them. ``topology`` is
-    the least that whole cards should share, or must.
+    the least that whole cards should share, or must. ``isolation`` says whom
+    the server's cards may be shared with.
     """
 
     resources: Mapping[str, int]
     display: bool = False
-    numa_affinity: str = 'none'
+    numa_affinity: str = 'preferred'
     vgpu_params: str | None = None
     topology: str = HOST
     topology_required: bool = False
+    isolation: str = SHARED
     policy: bool = False
 
     @classmethod
@@ -116,9 +138,10 @@ class GpuRequest:
         return cls(
             resources=resources,
             display=policy.get('gpu:display') == 'on',
-            numa_affinity=policy.get('gpu:numa_affinity', 'none'),
+            numa_affinity=policy.get('gpu:numa_affinity', 'preferred'),
             vgpu_params=policy.get('gpu:vgpu_params'),
             topology=HOST if level == 'any' else level,
             topology_required=level != 'any' and strength != 'preferred',
+            isolation=policy.get('gpu:isolation', SHARED),
             policy=bool(policy),
         )

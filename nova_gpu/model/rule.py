@@ -32,6 +32,7 @@ class Rule:
     A field that is None isn't looked at, or says nothing.
     ``virtual_functions`` is how many to enable, :data:`ALL` for as many as
     the card can have. Cards with the same ``clique`` are all linked.
+    ``module`` is the number of the card on its NVSwitch board.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Rule:
     traits: tuple[str, ...] | None = None
     virtual_functions: int | None = None
     clique: str | None = None
+    module: int | None = None
 
     def matches(self, card: Card, mechanism: str | None) -> bool:
         """Whether the rule speaks of ``card``, which serves ``mechanism``."""
@@ -65,7 +67,7 @@ class Rule:
 #: What a rule can say; each is decided by the first rule that says it.
 DECISIONS = (
     'use', 'profiles', 'reserved', 'resource_class', 'traits',
-    'virtual_functions', 'clique',
+    'virtual_functions', 'clique', 'module',
 )  # fmt: skip
 
 
@@ -84,6 +86,7 @@ class Ruling:
     traits: tuple[str, ...] = ()
     virtual_functions: int = 0
     clique: str | None = None
+    module: int | None = None
     rules: tuple[int, ...] = ()
     decided: Mapping[str, int] = dataclasses.field(default_factory=dict)
     conflicts: tuple[str, ...] = ()

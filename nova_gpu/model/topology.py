@@ -15,13 +15,15 @@
 ===========  ==========================================================
 Cards share  which is known from
 ===========  ==========================================================
-NVLink       a rule, or the board: all cards on it are linked
+NVLink       a rule; or ``nova-gpu host record``; or the board: all
+             cards on it are linked
 PCIe switch  the bridges above them in sysfs
 NUMA node    sysfs
 ===========  ==========================================================
 
 The closest comes first. A card that is bound to vfio-pci doesn't tell its
-links: sysfs has none, and the vendor's driver, which knows, isn't there.
+links: sysfs has none, and the vendor's driver, which knows, isn't there. So
+they are recorded before.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def together(found: Iterable[Place], level: str) -> bool:
 
 def places(cards: Iterable[tuple[Card, str | None]]) -> dict[Address, Place]:
     """Where each card is; with each what a rule says of its links."""
-    cards = tuple(cards)
+    cards = tuple((c, c.clique if said is None else said) for c, said in cards)
     boards = _boards(card for card, said in cards if said is None)
     switches = {card.address: _switch(card) for card, _ in cards}
     cliques = {

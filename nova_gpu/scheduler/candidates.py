@@ -23,12 +23,32 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.isolation import Tenant
+from nova_gpu.model.request import EXCLUSIVE, SHARED, GpuRequest
 from nova_gpu.scheduler.maps import HostGpus
 
 Candidate = dict[str, Any]
 
 NO_VGPU = 'needs a vGPU, and the GPUs that it would give are whole cards'
+
+
+def able(
+    found: list[Candidate],
+    gpus: HostGpus,
+    wanted: frozenset[str],
+    request: GpuRequest,
+) -> tuple[list[Candidate], str | None]:
+    """The candidates that can work; if none of them can, also why."""
+    if not found or not (
+        request.display
+        or request.vgpu_params
+        or request.topology_required
+        or gpus.partitioned
+    ):
+        return found, None
+    lacking = [lacks(c, gpus, wanted, request) for c in found]
+    left = [c for c, key in zip(found, lacking, strict=True) if not key]
+    return left, None if left else '; '.join(dict.fromkeys(map(str, lacking)))
 
 
 def lacks(
@@ -54,6 +74,12 @@ def lacks(
             )
             if count > pool.largest_set(request.topology):
                 apart = count
+            if count and pool.sizes and count not in pool.sizes:
+                sizes = ', '.join(map(str, pool.sizes))
+                return (
+                    f'wants {count} cards of pool {pool.key}, whose '
+                    f'NVSwitches have partitions of {sizes}'
+                )
         elif not wanted.isdisjoint(allocation['resources']):
             return None
     if request.display and not any(pool.display for pool in pools):
@@ -68,14 +94,25 @@ def lacks(
     return None
 
 
+def closed(candidate: Candidate, gpus: HostGpus, asking: Tenant) -> bool:
+    """Whether isolation keeps ``asking`` off a card, if the map is right."""
+    return any(
+        provider in gpus.providers
+        and not gpus.providers[provider].admits(asking)
+        for provider in candidate['allocations']
+    )
+
+
 def order(
     candidates: Sequence[Candidate],
     gpus: HostGpus,
+    asking: Tenant,
     placed: int = 0,
     current: bool = True,
 ) -> list[Candidate]:
     """The candidates, best first.
 
+    :param asking: who is to get them, with the digest of its project
     :param placed: how many servers of the same request have been put on the
         host before. Each took the first candidate of its time; neither the
         map nor Placement's answer, both older, show it. Without this the
@@ -86,7 +123,7 @@ def order(
     promised: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def cost(candidate: Candidate) -> tuple[int, bool, float, str]:
-        return _cost(candidate, gpus, promised, current)
+        return _cost(candidate, gpus, asking, promised, current)
 
     for _ in range(placed):
         promised.update(_amounts(min(candidates, key=cost)))
@@ -104,18 +141,20 @@ def _amounts(candidate: Candidate) -> dict[tuple[str, str], int]:
 def _cost(
     candidate: Candidate,
     gpus: HostGpus,
+    asking: Tenant,
     promised: Mapping[tuple[str, str], int],
     current: bool,
 ) -> tuple[int, bool, float, str]:
     """How late a candidate comes.
 
-    Last are cards that hold another profile (Placement may not know it yet)
-    or that this request itself has filled. If the map is old, cards of which
+    Last are cards that hold another profile (Placement may not know it yet),
+    that isolation closes (Placement never knows for whom) or that this
+    request itself has filled. If the map is old, cards of which
     this request has had nothing come before those of which it has: Placement
     has found room for one server there, and not for two. Then the fullest
     comes first. Empty cards are ordered by a hash of profile and card, so
     that requests for different profiles that come at once go to different
-    cards.
+    cards; and of projects that share with no other, by their hash as well.
     """
     misfits = 0
     unsure = False
@@ -126,7 +165,8 @@ def _cost(
         if pool is None:
             continue
         taken = promised.get((provider, name), 0)
-        if pool.active not in (None, name):
+        alone = asking.isolation == EXCLUSIVE and taken
+        if pool.active not in (None, name) or not pool.admits(asking) or alone:
             misfits += 1
         elif taken:
             misfits += taken + amount > pool.room(name)
@@ -134,6 +174,8 @@ def _cost(
         total = max(1, pool.totals.get(name, 0))
         left += 1.0 - min(1.0, pool.used / total)
         cards.append(f'{provider} {name}')
+    if asking.isolation != SHARED:
+        cards.append(str(asking.project))
     text = ','.join(sorted(cards))
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return misfits, unsure, round(left, 6), digest

@@ -17,14 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import nova.conf
 from nova.scheduler import filters, utils
 from oslo_log import log as logging
 
-from nova_gpu import exception
+from nova_gpu import conf, exception
+from nova_gpu.model.isolation import Tenant, digest
 from nova_gpu.model.request import GpuRequest, gpu_classes
-from nova_gpu.scheduler import candidates
+from nova_gpu.scheduler import candidates, numa, reserve
 from nova_gpu.scheduler.maps import CACHE, HostGpus
+from nova_gpu.scheduler.refusals import tell_refused
 
+CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 
@@ -39,16 +43,23 @@ class GpuFilter(filters.BaseHostFilter):
 
     RUN_ON_REBUILD = False
 
+    def __init__(self) -> None:
+        conf.register_opts(CONF)
+
     def filter_all(
         self, filter_obj_list: Iterable[Any], spec_obj: Any
     ) -> Iterable[Any]:
         """Like Nova's own, but reads the flavor once and not once a host."""
+        if utils.request_is_rebuild(spec_obj):
+            return filter_obj_list
         flavor = spec_obj.flavor
         extra_specs = flavor.extra_specs
         wanted = gpu_classes(extra_specs)
+        if CONF.gpu.reserve_gpu_hosts and reserve.wants_no_gpus(
+            wanted, extra_specs
+        ):
+            filter_obj_list = reserve.without_gpus(filter_obj_list, wanted)
         if not _concerns_us(wanted, extra_specs):
-            return filter_obj_list
-        if utils.request_is_rebuild(spec_obj):
             return filter_obj_list
         try:
             request = GpuRequest.parse(extra_specs)
@@ -62,14 +73,31 @@ class GpuFilter(filters.BaseHostFilter):
                 flavor.name,
             )
             return ()
+        asking = Tenant(
+            spec_obj.instance_uuid,
+            digest(spec_obj.project_id),
+            request.isolation,
+        )
+        moves = _is_move(spec_obj)
         found = list(filter_obj_list)
-        return [
-            host
-            for host, gpus in zip(found, CACHE.get(found), strict=True)
-            # Other hosts pass: Placement may know of GPUs newer than the map.
-            if gpus.classes.isdisjoint(wanted)
-            or _serves(host, gpus, wanted, request)
-        ]
+        passed = []
+        refused = {}
+        for host, gpus in zip(found, CACHE.get(found), strict=True):
+            # Placement may know of GPUs that are newer than the map.
+            if gpus.classes.isdisjoint(wanted):
+                passed.append(host)
+                continue
+            refusal = _refusal(host, gpus, wanted, request, asking, moves)
+            if refusal is None:
+                host, refusal = numa.hold(
+                    host, spec_obj, gpus, wanted, request
+                )
+            if refusal is None:
+                passed.append(host)
+            else:
+                refused[host.host] = refusal
+        tell_refused(LOG, spec_obj, refused, len(passed))
+        return passed
 
     def host_passes(self, host_state: Any, spec_obj: Any) -> bool:
         """Whether the host can serve the request."""
@@ -80,28 +108,42 @@ def _concerns_us(wanted: frozenset[str], extra_specs: dict[str, str]) -> bool:
     return bool(wanted) or any(key.startswith('gpu:') for key in extra_specs)
 
 
-def _serves(
+def _is_move(spec_obj: Any) -> bool:
+    """Whether the server exists: only then Nova names the cell."""
+    if 'requested_destination' not in spec_obj:
+        return False
+    destination = spec_obj.requested_destination
+    return bool(destination and 'cell' in destination and destination.cell)
+
+
+def _refusal(
     host_state: Any,
     gpus: HostGpus,
     wanted: frozenset[str],
     request: GpuRequest,
-) -> bool:
-    found = host_state.allocation_candidates
-    if not found:
-        return True
-    if request.display or request.vgpu_params or request.topology_required:
-        lacking = [candidates.lacks(c, gpus, wanted, request) for c in found]
-        able = [c for c, key in zip(found, lacking, strict=True) if not key]
-        if not able:
-            LOG.debug('Host %s is refused: %s', host_state.host, lacking[0])
-            return False
-        host_state.allocation_candidates = found = able
-    if len(found) > 1:
+    asking: Tenant,
+    moves: bool,
+) -> str | None:
+    """Why the host can't serve; one that can has its best candidate first."""
+    found, refusal = candidates.able(
+        host_state.allocation_candidates, gpus, wanted, request
+    )
+    if refusal is not None:
+        return refusal
+    if moves and found:
+        # Nova tries a server that is moved on one host, and learns late that
+        # it can't be: to stay where it is for a minute costs less.
+        found = [c for c in found if not candidates.closed(c, gpus, asking)]
+        if not found:
+            return 'isolation closes its cards'
+    if found and len(found) > 1:
         reported = int(host_state.stats.get('num_instances') or 0)
-        host_state.allocation_candidates = candidates.order(
+        found = candidates.order(
             found,
             gpus,
+            asking,
             placed=host_state.num_instances - reported,
             current=gpus.instances in (None, reported),
         )
-    return True
+    host_state.allocation_candidates = found
+    return None

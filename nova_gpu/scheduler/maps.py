@@ -29,6 +29,7 @@ from oslo_log import log as logging
 from nova_gpu import exception
 from nova_gpu.model.fragmentation import Cards, cards_of
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
+from nova_gpu.model.request import SHARED
 
 LOG = logging.getLogger(__name__)
 
@@ -38,12 +39,19 @@ KEEP_SECONDS = 3600.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostGpus:
-    """What is asked of a host's map at every request, worked out."""
+    """What is asked of a host's map at every request, worked out.
+
+    ``used_cpus`` are those of each NUMA node when the map came. ``isolated``
+    says whether somebody shares a card only with some.
+    """
 
     classes: frozenset[str]
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
+    used_cpus: dict[int, int] = dataclasses.field(default_factory=dict)
+    partitioned: bool = False
+    isolated: bool = False
     #: By class, as far as it was asked for; hosts that are alike share it.
     known: dict[str, tuple[Cards, int]] = dataclasses.field(
         default_factory=dict
@@ -118,17 +126,40 @@ class MapCache:
 
 def _gpus(host_state: Any, text: str) -> HostGpus:
     try:
-        found, classes, fullness, known = _load(text)
+        return read_map(host_state.uuid, text, used_cpus(host_state))
     except exception.InvalidHostMap as exc:
         LOG.warning('Ignoring the GPUs of host %s: %s', host_state.host, exc)
         return NONE
+
+
+def read_map(
+    node_uuid: str, text: str, used_cpus: dict[int, int] | None = None
+) -> HostGpus:
+    """The GPUs of the compute node, from its map.
+
+    :param used_cpus: those of each NUMA node, if somebody counts them
+    :raises nova_gpu.exception.InvalidHostMap: it can't be read
+    """
+    found, classes, fullness, known = _load(text)
     return HostGpus(
         classes,
         fullness,
         found.instances,
-        found.by_provider(host_state.uuid),
+        found.by_provider(node_uuid),
+        used_cpus or {},
+        any(pool.sizes for pool in found.pools),
+        any(pool.isolation != SHARED for pool in found.pools),
         known,
     )
+
+
+def used_cpus(host_state: Any) -> dict[int, int]:
+    """How many CPUs of each NUMA node are in use, as Nova counts them."""
+    topology = host_state.numa_topology
+    return {
+        cell.id: cell.cpu_usage + len(cell.pinned_cpus)
+        for cell in (topology.cells if topology else ())
+    }
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import nova.conf
@@ -24,15 +24,13 @@ from nova.scheduler import utils, weights
 from nova_gpu import conf, exception
 from nova_gpu.model.expected import mix
 from nova_gpu.model.fragmentation import Mix
+from nova_gpu.model.isolation import Tenant, digest
 from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.scheduler import numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
-from nova_gpu.scheduler.score import Score
+from nova_gpu.scheduler.scores import Scores
 
 CONF = nova.conf.CONF
-
-#: The weight of a host where a request loses and gains nothing. No host can
-#: lose more, so that a larger multiplier of its aggregate always attracts.
-MIDDLE = 1000.0
 
 
 class _Weigher(weights.BaseHostWeigher):
@@ -70,16 +68,15 @@ class _Weigher(weights.BaseHostWeigher):
         self, weighed_obj_list: Iterable[Any], weight_properties: Any
     ) -> list[float]:
         self._multiplier = self._configured()
-        hosts = [weighed.obj for weighed in weighed_obj_list]
-        return self._weights(hosts, CACHE.get(hosts), weight_properties.flavor)
+        states = [weighed.obj for weighed in weighed_obj_list]
+        return self._weights(states, CACHE.get(states), weight_properties)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        flavor = weight_properties.flavor
-        return self._weights([obj], CACHE.get([obj]), flavor)[0]
+        return self._weights([obj], CACHE.get([obj]), weight_properties)[0]
 
     @abc.abstractmethod
     def _weights(
-        self, states: list[Any], hosts: list[HostGpus], flavor: Any
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
     ) -> list[float]:
         """The hosts' weights."""
 
@@ -90,7 +87,8 @@ class GpuWeigher(_Weigher):
     Best is the host of whose free GPUs the least becomes unusable, see
     :mod:`nova_gpu.model.fragmentation`, and of such the one with the most of
     its GPUs in use. Those come last that have no free cards that share what
-    ``gpu:topology`` asks for, as far as their maps tell.
+    ``gpu:topology`` asks for, or near to the server as ``gpu:numa_affinity``
+    does, and none that ``gpu:isolation`` leaves, as far as their maps tell.
     """
 
     option = 'weight_multiplier'
@@ -103,8 +101,9 @@ class GpuWeigher(_Weigher):
         return mix(tuple(CONF.gpu.expected_request))
 
     def _weights(
-        self, states: list[Any], hosts: list[HostGpus], flavor: Any
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
     ) -> list[float]:
+        flavor = spec_obj.flavor
         wanted = gpu_classes(flavor.extra_specs)
         if not wanted:
             return [0.0] * len(hosts)
@@ -112,34 +111,33 @@ class GpuWeigher(_Weigher):
             request = GpuRequest.parse(flavor.extra_specs)
         except exception.InvalidExtraSpec:
             return [0.0] * len(hosts)  # the filter refuses it
-        score = Score(self._mix(), request, wanted, flavor)
-        apart = _apart(request, flavor.extra_specs)
+        asking = Tenant(
+            spec_obj.instance_uuid,
+            digest(spec_obj.project_id),
+            request.isolation,
+        )
+        expected = self._mix()
+        score = Scores(
+            expected, request, wanted, asking, flavor.vcpus, flavor.memory_mb
+        )
+        if not (expected.needs_host or spec_obj.numa_topology):
+            return [score(gpus) for gpus in hosts]
         return [
-            0.0
-            if gpus.classes.isdisjoint(wanted)
-            else MIDDLE + score(state, gpus) - MIDDLE * apart(gpus)
+            score(
+                gpus,
+                *_free(state),
+                numa.is_apart(state, spec_obj, gpus, wanted, request),
+            )
             for state, gpus in zip(states, hosts, strict=True)
         ]
 
 
-def _apart(
-    request: GpuRequest, extra_specs: Mapping[str, str]
-) -> Callable[[HostGpus], float]:
-    """1 of a host without a free set of cards that share what is asked."""
-    if 'gpu:topology' not in extra_specs:
-        return lambda gpus: 0.0
-
-    def apart(gpus: HostGpus) -> float:
-        return float(
-            not any(
-                pool.largest_set(request.topology, free=True) >= count
-                for pool in gpus.providers.values()
-                for name, count in request.resources.items()
-                if name in pool.totals
-            )
-        )
-
-    return apart
+def _free(state: Any) -> tuple[float, float]:
+    """The virtual CPUs and the MiB of memory that a host still gives."""
+    vcpus = state.vcpus_total * state.cpu_allocation_ratio
+    # What is free of what is there, and of what is beyond.
+    beyond = state.total_usable_ram_mb * (state.ram_allocation_ratio - 1)
+    return vcpus - state.vcpus_used, beyond + state.free_ram_mb
 
 
 class GpuAvoidWeigher(_Weigher):
@@ -148,9 +146,9 @@ class GpuAvoidWeigher(_Weigher):
     option = 'avoid_weight_multiplier'
 
     def _weights(
-        self, states: list[Any], hosts: list[HostGpus], flavor: Any
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
     ) -> list[float]:
-        wanted = gpu_classes(flavor.extra_specs)
+        wanted = gpu_classes(spec_obj.flavor.extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0
             for gpus in hosts

@@ -46,8 +46,15 @@ def read_class(tree: Tree, name: str) -> int | None:
 
 
 def read_id(tree: Tree, name: str, field: str) -> int | None:
-    """``vendor`` or ``device`` of a function."""
+    """``vendor`` or ``device`` of a function, or of its subsystem."""
     return tree.hex_number(f'{DEVICES}/{name}/{field}', 4)
+
+
+def read_subsystem(tree: Tree, name: str) -> tuple[int, int] | None:
+    """Vendor and device of the board that a function is on."""
+    vendor = read_id(tree, name, 'subsystem_vendor')
+    device = read_id(tree, name, 'subsystem_device')
+    return None if vendor is None or device is None else (vendor, device)
 
 
 def read_address(tree: Tree, path: str, name: str) -> PciAddress | None:

@@ -36,7 +36,9 @@ from oslo_utils import excutils
 
 from nova_gpu import conf, exception, mechanism, privsep, rules
 from nova_gpu.claimsfile import ClaimsFile
+from nova_gpu.fabric import FabricManager
 from nova_gpu.host import read_snapshot
+from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
@@ -45,12 +47,13 @@ from nova_gpu.model.claim import Claim, Want
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import provider_uuid
+from nova_gpu.model.numa import NONE, Nodes, is_off
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.sysfs.tree import Tree
 from nova_gpu.tracker import Tracker
-from nova_gpu.virt import addresses, live, owners, placement, xml
+from nova_gpu.virt import addresses, live, numa, owners, placement, xml
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
@@ -85,15 +88,18 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         except exception.InvalidRule as exc:
             raise nova_exception.InvalidConfiguration(str(exc)) from exc
 
+        effects = self._gpu_effects()
+        manager = FabricManager(effects, bool(CONF.gpu.fabric_manager))
+        links = LinksFile(CONF.gpu.links_file)
+
         def read() -> Snapshot:
-            return read_snapshot(Tree(root))
+            return manager.complete(read_snapshot(Tree(root), links))
 
         nova_owned = owners.NovaOwned(
             CONF.pci.device_spec,
             self.pgpu_type_mapping,
             self.pgpu_type_default is not None,
         )
-        effects = self._gpu_effects()
         self._gpus = Tracker(
             read=read,
             mechanisms=mechanisms,
@@ -102,10 +108,11 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             rules=parsed,
             owned=nova_owned,
             changed=self._gpu_tell,
+            manager=manager,
         )
         self._gpu_claims = ClaimsFile(CONF.gpu.claims_file)
         self._gpu_restorer = Restorer(
-            read, mechanisms, effects, parsed, nova_owned
+            read, mechanisms, effects, parsed, nova_owned, manager=manager
         )
         self._gpu_placement = placement.HostPlacement(
             virtapi, self._host, self._gpus.view
@@ -189,6 +196,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         stats = data.setdefault('stats', {})
         found = self._gpus.map(self._gpus.view(), len(self.list_instances()))
         stats[hostmap.STATS_KEY] = found.dump()
+        if found.pools:
+            data['numa_topology'] = numa.report(data['numa_topology'])
         return data
 
     def update_provider_tree(
@@ -385,7 +394,9 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         # An attempt that was given up may have left its units.
         self._gpus.release(instance.uuid)
         try:
-            left = self._gpu_take(ctxt, instance, allocs)
+            left = self._gpu_take(
+                ctxt, instance, allocs, numa.claimed_by_move(instance)
+            )
             pairs = live.match(units, self._gpus.units_of(instance.uuid))
             data = super().check_source_migrate_data_at_dest(
                 ctxt,
@@ -509,13 +520,19 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 )
 
     def _gpu_take(
-        self, context: Any, instance: Any, allocations: dict[str, Any]
+        self,
+        context: Any,
+        instance: Any,
+        allocations: dict[str, Any],
+        topology: Any = None,
     ) -> dict[str, Any]:
         """Claim what an instance is allocated and doesn't hold yet.
 
         Returns the allocations as they are then: what the cards that the
         scheduler named can't give may have come from others of this host.
 
+        :param topology: where Nova has put the guest on this host, if that
+            isn't where the instance is now
         :raises nova.exception.ComputeResourcesUnavailable: Nova tries
             another host
         """
@@ -527,8 +544,12 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             wants = self._gpus.missing(instance.uuid, self._gpu_wants(found))
             if not wants:
                 return found
+            nodes = None
+            if request.numa_affinity != NONE:
+                topology = topology or instance.numa_topology
+                nodes = numa.nodes_of(topology, self._host)
             found = self._gpu_claim_somewhere(
-                context, instance, wants, request, found
+                context, instance, wants, request, found, nodes
             )
         except exception.GpuError as exc:
             LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
@@ -549,25 +570,38 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         wants: list[Want],
         request: GpuRequest,
         allocations: Mapping[str, Any],
+        nodes: Nodes,
     ) -> dict[str, Any]:
         """Claim where the scheduler said, or on other cards of this host.
 
         Placement can't say that a card takes one profile at a time, so two
-        requests can meet on an empty card. Who comes second moves, and its
+        requests can meet on an empty card; nor that a card is shared with
+        some and not with others. Who comes second moves, and its
         allocation with it: the host may be the last that has room. One that
         would open an empty card moves as well, if a card that holds its
-        profile has room: schedulers saw both as empty.
+        profile has room: schedulers saw both as empty. And so does one of a
+        guest that isn't where the card is, to one that is near.
 
         :raises nova_gpu.exception.GpuError: nothing on this host will do
         """
         before = self._gpus.units_of(instance.uuid)
         others: dict[str, set[str]] | None = None
         uses = self._gpus.view().uses
-        if any(could_pack(uses, want) for want in wants):
+        if any(
+            could_pack(uses, want) or is_off(uses, want, nodes)
+            for want in wants
+        ):
             others = self._gpu_placement.alike(context)
         while True:
             try:
-                claim = self._gpus.claim(instance.uuid, wants, request, others)
+                claim = self._gpus.claim(
+                    instance.uuid,
+                    wants,
+                    request,
+                    others,
+                    nodes=nodes,
+                    project=instance.project_id,
+                )
             except (exception.NotEnoughUnits, exception.EffectFailed):
                 if others is not None:
                     raise

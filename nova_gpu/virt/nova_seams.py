@@ -45,9 +45,12 @@ class Seam:
     until: int | None = None
 
 
+_CELL = ('nova.objects.numa', 'NUMACell')
 _CONFIG = 'nova.virt.libvirt.config'
 _DRIVER = ('nova.virt.libvirt.driver', 'LibvirtDriver')
 _GUEST = (_CONFIG, 'LibvirtConfigGuest')
+_LIMITS = ('nova.objects.numa', 'NUMATopologyLimits')
+_NETWORKS = ('nova.objects.network_metadata', 'NetworkMetadata')
 _HOST = ('nova.virt.libvirt.host', 'Host')
 _HOST_STATE = ('nova.scheduler.host_manager', 'HostState')
 _MDEV = (_CONFIG, 'LibvirtConfigGuestHostdevMDEV')
@@ -135,6 +138,8 @@ DRIVER = (
          'the guests when nova-compute starts, and now and then'),
     Seam(*_HOST, 'get_hostname', '', "the compute node's name"),
     Seam(*_HOST, 'get_node_uuid', '', 'the UUID of its resource provider'),
+    Seam(*_HOST, 'get_capabilities', '',
+         'whether a guest can be on other NUMA nodes than its GPUs'),
     Seam(*_HOST, 'has_min_version', '*, lv_ver, hv_ver, hv_type',
          'whether libvirt and QEMU can move a vGPU'),
     Seam('nova.virt.libvirt.host', '', 'HV_DRIVER_QEMU', None,
@@ -220,8 +225,13 @@ PLACEMENT = (
          'tells whether a request may move to another provider'),
 )  # fmt: skip
 
-#: Guest configuration.
+#: Guest and host configuration.
 CONFIG = (
+    Seam(_CONFIG, 'LibvirtConfigCaps', 'host', None, 'what the host has'),
+    Seam(_CONFIG, 'LibvirtConfigCapsHost', 'topology', None,
+         'has its NUMA nodes'),
+    Seam(_CONFIG, 'LibvirtConfigCapsNUMATopology', 'cells', None,
+         'are its NUMA nodes'),
     Seam(*_GUEST, 'os_mach_type', None, 'decides on guest addresses'),
     Seam(*_GUEST, 'devices', None, 'tells which mediated devices it has'),
     Seam(*_GUEST, 'add_device', 'dev', 'adds ours'),
@@ -297,6 +307,16 @@ API_AND_SCHEDULER = (
          'how many instances were placed since the map was made'),
     Seam(*_HOST_STATE, 'allocation_candidates', None,
          'is put in order: Nova claims the first'),
+    Seam(*_HOST_STATE, 'numa_topology', None,
+         'what is in use of its NUMA nodes'),
+    Seam(*_HOST_STATE, 'limits', None,
+         'holds a server on NUMA nodes: the claim on the host observes them'),
+    Seam(*_HOST_STATE, 'pci_stats', None,
+         "whether Nova's own devices are near as well"),
+    Seam('nova.virt.hardware', '', 'numa_fit_instance_to_host',
+         'host_topology, instance_topology, provider_mapping, *, limits, '
+         'pci_requests, pci_stats',
+         'whether a server has room on NUMA nodes'),
     Seam('nova.api.validation.extra_specs.base', '', 'ExtraSpecValidator',
          None, 'base of ours'),
     Seam(*_VALIDATOR, 'validate', 'name, value', 'asks our own check'),
@@ -310,6 +330,8 @@ API_AND_SCHEDULER = (
 OBJECTS = (
     Seam('nova.objects.instance', 'Instance', 'uuid', None,
          'who holds the units'),
+    Seam('nova.objects.instance', 'Instance', 'project_id', None,
+         'whom its cards may be shared with'),
     Seam('nova.objects.instance', 'Instance', 'flavor', None,
          'what it asks for'),
     Seam('nova.objects.instance', 'Instance', 'task_state', None,
@@ -329,8 +351,56 @@ OBJECTS = (
          'whether a move stays on its host'),
     Seam('nova.objects.migration', 'Migration', 'dest_compute', None,
          'whether a move stays on its host'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'instance_uuid', None,
+         'names the instance in the log, and the server that shares cards'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'project_id', None,
+         'whom its cards may be shared with'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'requested_destination',
+         None, 'holds the cell of a server that is moved'),
+    Seam('nova.objects.request_spec', 'Destination', 'cell', None,
+         'only set for a server that is moved'),
     Seam('nova.objects.request_spec', 'RequestSpec', 'flavor', None,
          'what a request asks for'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'numa_topology', None,
+         'whether a server is fitted to NUMA nodes'),
+    Seam('nova.objects.request_spec', 'RequestSpec', 'pci_requests', None,
+         "Nova's own devices of a server"),
+    Seam('nova.objects.instance_pci_requests', 'InstancePCIRequests',
+         'requests', None, "Nova's own devices of a server"),
+    Seam('nova.objects.flavor', 'Flavor', 'vcpus', None,
+         'how much of a NUMA node a server takes'),
+    Seam('nova.objects.instance', 'Instance', 'numa_topology', None,
+         'to which NUMA nodes Nova has fitted it'),
+    Seam('nova.objects.instance', 'Instance', 'migration_context', None,
+         'where it will be when it is moved'),
+    Seam('nova.objects.migration_context', 'MigrationContext',
+         'new_numa_topology', None, 'to which NUMA nodes it is moved'),
+    Seam('nova.objects.instance_numa', 'InstanceNUMATopology', 'cells', None,
+         'the parts of a guest'),
+    Seam('nova.objects.instance_numa', 'InstanceNUMACell', 'id', None,
+         'the NUMA node that a part of a guest is fitted to'),
+    Seam('nova.objects.numa', '', 'NUMATopology', None,
+         "a host's NUMA nodes"),
+    Seam('nova.objects.numa', 'NUMATopology', 'obj_from_db_obj', 'db_obj',
+         'reads what the driver reports'),
+    Seam('nova.objects.numa', 'NUMATopology', '_to_json', '',
+         'reports them, with our names'),
+    Seam('nova.objects.numa', 'NUMATopology', 'cells', None, 'the nodes'),
+    Seam(*_CELL, 'id', None, "a node's number"),
+    Seam(*_CELL, 'network_metadata', None, 'takes our name of a node'),
+    Seam(*_CELL, 'cpu_usage', None, 'what is in use of a node'),
+    Seam(*_CELL, 'pinned_cpus', None, 'what is in use of a node'),
+    Seam(*_CELL, 'free_pcpus', None, 'what is free of a node'),
+    Seam(*_CELL, 'avail_memory', None, 'what is free of a node'),
+    Seam('nova.objects.numa', '', 'NUMATopologyLimits', None,
+         'what a claim observes'),
+    Seam(*_LIMITS, 'cpu_allocation_ratio', None, 'stays as it is'),
+    Seam(*_LIMITS, 'ram_allocation_ratio', None, 'stays as it is'),
+    Seam(*_LIMITS, 'network_metadata', None, 'names the wanted nodes'),
+    Seam('nova.objects.network_metadata', '', 'NetworkMetadata', None,
+         'has our names'),
+    Seam(*_NETWORKS, 'physnets', None, 'has our names'),
+    Seam(*_NETWORKS, 'tunneled', None, 'stays as it is'),
 )  # fmt: skip
 
 SEAMS: tuple[Seam, ...] = (

@@ -441,6 +441,19 @@ def _events(test: Any, server: Server, seen: set[str]) -> list[dict[str, Any]]:
     ]
 
 
+def hosts_tried(test: Any, server: Server) -> list[str]:
+    """The hosts that tried to build the server, in their order."""
+    events = [
+        event
+        for event in _events(test, server, set())
+        if event['event'] == 'compute__do_build_and_run_instance'
+    ]
+    return [
+        event['host']
+        for event in sorted(events, key=lambda e: e['start_time'])
+    ]
+
+
 def _migrations(test: Any, server: Server) -> list[dict[str, Any]]:
     """The server's moves, newest first."""
     url = f'/os-migrations?instance_uuid={server["id"]}'

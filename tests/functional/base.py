@@ -308,12 +308,16 @@ class GpuServersTest(nova_base.ServersTestBase):
                 root.find('devices').extend(
                     given.findall("devices/hostdev[@type='pci']")
                 )
-            recorded = given.find(f'metadata/{{{NAMESPACE}}}units')
-            if recorded is not None:
-                metadata = root.find('metadata')
-                if metadata is None:
-                    metadata = etree.SubElement(root, 'metadata')
-                metadata.append(recorded)
+            for name in (
+                f'{{{NOVA_NAMESPACE}}}instance',
+                f'{{{NAMESPACE}}}units',
+            ):
+                recorded = given.find(f'metadata/{name}')
+                if recorded is not None:
+                    metadata = root.find('metadata')
+                    if metadata is None:
+                        metadata = etree.SubElement(root, 'metadata')
+                    metadata.append(recorded)
             runs = domain._state != fakelibvirt.VIR_DOMAIN_SHUTOFF
             for hostdev in root.findall("devices/hostdev[@type='mdev']"):
                 hostdev.set('managed', 'no')
@@ -478,15 +482,20 @@ class GpuServersTest(nova_base.ServersTestBase):
 
     def nova_gpu(self, name: str, *args: str) -> tuple[int, str, str]:
         """Run the command ``nova-gpu`` on a host: code, stdout, stderr."""
+        return self.run_nova_gpu(*args, '--root', str(self.hosts[name].root))
+
+    def run_nova_gpu(self, *args: str) -> tuple[int, str, str]:
+        """Run the command ``nova-gpu``: code, stdout, stderr."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main.main([*args, '--root', str(self.hosts[name].root)])
+            code = main.main([*args])
         return code, out.getvalue(), err.getvalue()
 
     def run_audit(self, name: str, *args: str) -> tuple[int, list[Any], str]:
         """``nova-gpu audit`` on a host: code, differences, stderr."""
         path = self.hosts[name].root / 'nova.conf'
         path.write_text(
+            f'[gpu]\nfabric_manager = {CONF.gpu.fabric_manager}\n'
             f'[placement]\nauth_type = admin_token\ntoken = admin\n'
             f'endpoint = {self.placement.fixture.endpoint}\n'
         )
@@ -507,6 +516,7 @@ class GpuServersTest(nova_base.ServersTestBase):
             host_root=str(root),
             put_aside_dir=str(root / 'var/lib/nova/gpu/put-aside'),
             claims_file=str(root / 'var/lib/nova/gpu/claims.json'),
+            links_file=str(root / 'var/lib/nova/gpu/links.json'),
             restore_timeout=self.RESTORE_TIMEOUT,
             audit_interval=0,
             group='gpu',
@@ -560,6 +570,22 @@ class GpuServersTest(nova_base.ServersTestBase):
         return self._create_flavor(
             vcpu=vcpu, memory_mb=512, disk=1, ephemeral=0, extra_spec=specs
         )
+
+    @contextlib.contextmanager
+    def project(self, name: str) -> Iterator[None]:
+        """Ask the API as an administrator in a project of that name."""
+        before = self.api
+        self.api = client.TestOpenStackClient(
+            before.auth_user,
+            before.base_url,
+            project_id=name,
+            roles=['reader', 'member', 'admin'],
+        )
+        self.api.microversion = before.microversion
+        try:
+            yield
+        finally:
+            self.api = before
 
     def boot(self, flavor: str, state: str = 'ACTIVE', **kwargs: Any) -> Any:
         """Boot a server and wait until it has the state."""
@@ -787,7 +813,7 @@ class GpuServersTest(nova_base.ServersTestBase):
         """
         differences = oracle.differences(
             [self.gpu_state(name) for name in self.computes],
-            self.api.get_servers(),
+            self.api.get_servers(search_opts={'all_tenants': '1'}),
             self.api.get_migrations(),
         )
         self.assertEqual([], differences)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.fixtures.nvml import FakeNvml, card
 from tests.functional import actions, base
 
 A40 = 'CUSTOM_GPU_NVIDIA_A40'
@@ -92,6 +93,7 @@ class TopologyTest(base.GpuServersTest):
         self.leave_one_a_node('gpu1')
         server = actions.create(self, self.flavor(2, 'numa:required'))
         self.assertEqual('gpu2', self.host(server))
+        self.assertEqual(['gpu1', 'gpu2'], actions.hosts_tried(self, server))
         self.assertEqual(1, len(self.nodes(server)))
         self.assert_consistent()
 
@@ -105,6 +107,7 @@ class TopologyTest(base.GpuServersTest):
         actions.delete(self, held[0])
         server = actions.create(self, self.flavor(2, 'numa:required'))
         self.assertEqual('gpu1', self.host(server))
+        self.assertEqual(['gpu1'], actions.hosts_tried(self, server))
         self.assertEqual(1, len(self.nodes(server)))
 
     def test_what_no_host_has(self) -> None:
@@ -116,3 +119,30 @@ class TopologyTest(base.GpuServersTest):
             self.assertIn('No valid host was found', error.message)
             actions.delete(self, error.server)
         actions.create(self, self.flavor(3, 'numa:preferred'))
+
+
+class RecordedTest(base.GpuServersTest):
+    """Bridges join cards of different nodes, as the driver has told."""
+
+    def test_servers_get_what_is_linked(self) -> None:
+        fake = self.new_host('gpu1')
+        nvml = self.useFixture(FakeNvml())
+        ones, others = list(NODES)[:2], list(NODES)[2:]
+        pairs = dict(zip(ones + others, others + ones, strict=True))
+        for number, (address, other) in enumerate(pairs.items()):
+            fake.add_gpu(
+                address, 0x2235, iommu_group=number, driver='nvidia',
+                numa_node=NODES[address],
+            )  # fmt: skip
+            nvml.add_card(address, 0x2235, [card(other)] * 4)
+        code, _, err = self.nova_gpu('gpu1', 'host', 'record')
+        self.assertEqual((0, ''), (code, err))
+        for address in pairs:
+            fake.bind(address, 'vfio-pci')
+        self.start_gpu_compute('gpu1')
+        specs = {f'resources__{A40}': '2', 'gpu__topology': 'nvlink'}
+        for _ in range(2):
+            server = self.boot(self.gpu_flavor(**specs))
+            one, other = map(str, self.guest_devices(server).functions)
+            self.assertEqual(other, pairs[one])
+        self.assert_consistent()

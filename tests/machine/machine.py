@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import collections
 import errno
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -44,12 +45,18 @@ from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.hostmap import HostMap
 from nova_gpu.model.inventory import Unit
-from nova_gpu.model.request import GpuRequest
+from nova_gpu.model.isolation import STRANGER, Tenant
+from nova_gpu.model.request import (
+    EXCLUSIVE,
+    ISOLATION,
+    PROJECT,
+    GpuRequest,
+)
 from nova_gpu.putaside import PutAside
 from nova_gpu.restore import Restorer
 from nova_gpu.rules import parse_rules
 from nova_gpu.sysfs.tree import Tree
-from nova_gpu.tracker import Tracker
+from nova_gpu.tracker import NOBODY, Tracker
 from tests.machine.host import FORMS, Form, Kernel
 from tests.unit import base
 
@@ -64,6 +71,8 @@ TIMEOUT = 2
 consumers = st.integers(0, 4).map(base.instance)
 # Of the forms and of their cards, modulo the number that there are.
 positions = st.integers(0, 5)
+# Mostly shared, since what isn't leaves little room for others.
+isolations = st.sampled_from((ISOLATION[0], *ISOLATION))
 
 
 class TrackerMachine(RuleBasedStateMachine):
@@ -86,6 +95,8 @@ class TrackerMachine(RuleBasedStateMachine):
         self.dying: list[str] = []
         #: Resizes that wait to be confirmed: the consumer of the old units.
         self.moving: dict[str, str] = {}
+        #: The isolation that was asked for with each device.
+        self.isolation: dict[str, str] = {}
         #: Made by others.
         self.foreign: set[str] = set()
         #: Brought back by the operator as they were, with what is in them.
@@ -142,6 +153,7 @@ class TrackerMachine(RuleBasedStateMachine):
         chosen=st.tuples(positions, st.integers(0, 3), st.integers(1, 2)),
         may_move=st.booleans(),
         running=st.booleans(),
+        isolation=isolations,
     )
     def boot(
         self,
@@ -149,10 +161,38 @@ class TrackerMachine(RuleBasedStateMachine):
         chosen: tuple[int, int, int],
         may_move: bool,
         running: bool,
+        isolation: str,
     ) -> None:
         """A guest with units of one kind, all the way."""
-        self.spawn(consumer, [chosen], True, may_move)
+        self.spawn(consumer, [chosen], True, may_move, isolation)
         self.define(consumer, running)
+
+    @precondition(lambda self: self.guests)
+    @rule(
+        consumer=consumers,
+        index=positions,
+        may_move=st.booleans(),
+        isolation=isolations,
+    )
+    def join(
+        self, consumer: str, index: int, may_move: bool, isolation: str
+    ) -> None:
+        """As what is there already, on the same card."""
+        units = [
+            unit
+            for unit in _allocated(self.tracker.view())
+            if unit.resource_class in self.classes_at(str(unit.card))
+        ]
+        if units:
+            unit = units[index % len(units)]
+            position = list(self.cards).index(str(unit.card))
+            names = self.classes_at(str(unit.card))
+            kind = names.index(unit.resource_class)
+            chosen = (position, kind, 1)
+            self.boot(consumer, chosen, may_move, False, isolation)
+
+    def classes_at(self, address: str) -> tuple[str, ...]:
+        return self.cards[address].classes(address)
 
     @rule(
         consumer=consumers,
@@ -163,6 +203,7 @@ class TrackerMachine(RuleBasedStateMachine):
         ),
         params=st.booleans(),
         may_move=st.booleans(),
+        isolation=isolations,
     )
     def spawn(
         self,
@@ -170,10 +211,11 @@ class TrackerMachine(RuleBasedStateMachine):
         chosen: list[tuple[int, int, int]],
         params: bool,
         may_move: bool,
+        isolation: str,
     ) -> None:
         """Claim units; the guest is defined later, or never."""
         self.destroy(consumer)
-        self.claim(consumer, chosen, params, may_move)
+        self.claim(consumer, chosen, params, may_move, isolation)
 
     def claim(
         self,
@@ -181,6 +223,7 @@ class TrackerMachine(RuleBasedStateMachine):
         chosen: list[tuple[int, int, int]],
         params: bool,
         may_move: bool,
+        isolation: str,
     ) -> None:
         """Claim what is chosen, and judge whether that is right."""
         wants: dict[str, Want] = {}
@@ -194,17 +237,25 @@ class TrackerMachine(RuleBasedStateMachine):
             wants[pool] = Want(pool, names[kind % len(names)], count)
             others[pool] = {form.pool(other) for other in form.addresses}
         view = self.tracker.view()
-        fits = all(
-            want.count <= self.free(view, want.pool, want.resource_class)
-            for want in wants.values()
-        )
+        asking = Tenant(consumer, self.project(consumer), isolation)
+
+        def has_room(pool: str, want: Want) -> bool:
+            return self.is_open(
+                view, pool, asking
+            ) and want.count <= self.free(view, pool, want.resource_class)
+
+        fits = all(has_room(want.pool, want) for want in wants.values())
         could_move = len(wants) == 1 and any(
-            want.count <= self.free(view, other, want.resource_class)
+            has_room(other, want)
             for want in wants.values()
             for other in others[want.pool]
         )
+        stuck = self.tracker.claim_of(consumer)
+        before = {unit.device for unit in stuck.units} if stuck else set()
         sane = self.kernel.is_sane
-        request = GpuRequest({}, vgpu_params='a=b' if params else None)
+        request = GpuRequest(
+            {}, vgpu_params='a=b' if params else None, isolation=isolation
+        )
         self.counts['requests'] += 1
         try:
             claim = self.tracker.claim(
@@ -212,6 +263,7 @@ class TrackerMachine(RuleBasedStateMachine):
                 wants.values(),
                 request,
                 others if may_move else None,
+                project=asking.project,
             )
         except exception.EffectFailed:
             assert not sane
@@ -230,6 +282,11 @@ class TrackerMachine(RuleBasedStateMachine):
             # What was stuck may have been freed by the claim itself.
             assert fits or may_move or not sane
             self.check_claim(consumer, wants.values(), claim)
+        # What failed may be stuck.
+        after = self.tracker.claim_of(consumer)
+        for unit in after.units if after else ():
+            if unit.device not in before:
+                self.isolation[unit.device] = isolation
 
     def check_claim(
         self, consumer: str, wants: Iterable[Want], claim: Claim
@@ -306,9 +363,14 @@ class TrackerMachine(RuleBasedStateMachine):
         consumer=consumers,
         chosen=st.tuples(positions, st.integers(0, 3), st.integers(1, 2)),
         running=st.booleans(),
+        isolation=isolations,
     )
     def resize(
-        self, consumer: str, chosen: tuple[int, int, int], running: bool
+        self,
+        consumer: str,
+        chosen: tuple[int, int, int],
+        running: bool,
+        isolation: str,
     ) -> None:
         """To other units of this host; the old ones are kept for now."""
         move = base.instance(f'move of {consumer}')
@@ -323,7 +385,7 @@ class TrackerMachine(RuleBasedStateMachine):
         self.close(self.open.pop(consumer, []))
         self.tracker.hand_over(consumer, move)
         self.moving[consumer] = move
-        self.claim(consumer, [chosen], True, False)
+        self.claim(consumer, [chosen], True, False, isolation)
         if self.live(consumer) is None:
             # It failed: everything is as it was.
             self.tracker.hand_over(self.moving.pop(consumer), consumer)
@@ -584,6 +646,7 @@ class TrackerMachine(RuleBasedStateMachine):
         view = self.tracker.view()
         self.check_units(view)
         self.check_guests()
+        self.check_isolation(view)
         self.check_placement(view)
         host_map = self.tracker.map(view)
         assert HostMap.load(host_map.dump()) == host_map
@@ -617,18 +680,71 @@ class TrackerMachine(RuleBasedStateMachine):
                 str(f) for f in guest.functions if self.kernel.has(str(f))
             } <= own
 
+    def project(self, consumer: str) -> str:
+        """Every other server is of the same."""
+        return f'project {int(consumer[:8], 16) % 2}'
+
+    def tenants(self, view: View) -> dict[str, set[Tenant]]:
+        """Who is on each card, by what was asked for and not by the units."""
+        found: dict[str, set[Tenant]] = {}
+        for claim in view.claims:
+            for unit in claim.units:
+                tenant = STRANGER
+                if claim.consumer != NOBODY:
+                    tenant = Tenant(
+                        claim.server,
+                        self.project(claim.server),
+                        self.isolation[unit.device],
+                    )
+                found.setdefault(str(unit.card), set()).add(tenant)
+        held = {unit.device for claim in view.claims for unit in claim.units}
+        for address, form in self.cards.items():
+            if form.mechanism != 'mdev' or not self.kernel.has(address):
+                continue
+            if not held.issuperset(self.kernel.vgpus(address)):
+                found.setdefault(address, set()).add(STRANGER)
+        return found
+
+    def is_open(self, view: View, pool: str, asking: Tenant) -> bool:
+        """Whether isolation lets who asks have parts of the pool's card."""
+        there = self.tenants(view)
+        return all(
+            self.cards[address].mechanism == 'whole'
+            or not _apart(tenant, asking)
+            for address in self.pools().get(pool, ())
+            for tenant in there.get(address, ())
+        )
+
+    def check_isolation(self, view: View) -> None:
+        """Who is on one card with others may be; what is told is true."""
+        for address, there in self.tenants(view).items():
+            for one, other in itertools.combinations(there - {STRANGER}, 2):
+                assert not _apart(one, other), (address, one, other)
+        for claim in view.claims:
+            for unit in claim.units:
+                if claim.consumer != NOBODY:
+                    assert unit.project == self.project(claim.server), unit
+                    assert unit.isolation == self.isolation[unit.device], unit
+
     def check_placement(self, view: View) -> None:
         """Placement is told of what can be had: not more, not less."""
         for pool in view.pools:
             for name, record in pool.inventories.items():
                 assert 0 <= record.reserved <= record.total, (pool.key, name)
         missing = {unit.card for unit in self.missing(view)}
+        there = self.tenants(view)
         for key, addresses in self.pools().items():
             form = self.cards[addresses[0]]
             present = [a for a in addresses if self.kernel.has(a)]
             room: collections.Counter[str] = collections.Counter()
             for address in present:
-                room.update(dict(self.room(view, address)))
+                most_of_each = dict(self.room(view, address))
+                if form.mechanism != 'whole' and any(
+                    tenant.isolation == EXCLUSIVE
+                    for tenant in there.get(address, ())
+                ):
+                    most_of_each = dict.fromkeys(most_of_each, 0)
+                room.update(most_of_each)
             exact = form.exact and not missing.intersection(
                 card.address
                 for card in view.snapshot.cards
@@ -673,6 +789,17 @@ class TrackerMachine(RuleBasedStateMachine):
             if form.options.get('virtual_functions'):
                 most = min(most, len(free))
             yield form.class_of(kind, address), most
+
+
+def _apart(one: Tenant, other: Tenant) -> bool:
+    """Whether two servers must not be on one card."""
+    isolations = {one.isolation, other.isolation}
+    if one.server == other.server:
+        return False
+    unlike = None in (one.project, other.project) or (
+        one.project != other.project
+    )
+    return EXCLUSIVE in isolations or (PROJECT in isolations and unlike)
 
 
 def _allocated(view: View) -> Iterator[Unit]:

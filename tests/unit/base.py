@@ -16,9 +16,10 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import fixtures
@@ -26,6 +27,7 @@ import hypothesis
 import testtools
 
 from nova_gpu import xml
+from nova_gpu.fabric import FabricManager
 from nova_gpu.host import read_snapshot
 from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.mechanism.mdev import MdevVgpu
@@ -162,11 +164,16 @@ class TrackerTest(HostTest):
             **kwargs,
         )
 
-    def restorer(self) -> Restorer:
+    def restorer(
+        self,
+        pause: Callable[[float], None] = time.sleep,
+        manager: FabricManager | None = None,
+    ) -> Restorer:
         """What brings back what a boot of the host has taken."""
         return Restorer(
-            self.snapshot, mechanisms(), self.fake, (), lambda _: ()
-        )
+            self.snapshot, mechanisms(), self.fake, (), lambda _: (), pause,
+            manager,
+        )  # fmt: skip
 
     def claim(
         self, consumer: str, pool: str, name: str, count: int = 1

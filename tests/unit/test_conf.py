@@ -45,6 +45,7 @@ class ConfTest(testtools.TestCase):
         self.assertEqual('/', self.conf.gpu.host_root)
         self.assertEqual(100.0, self.conf.gpu.weight_multiplier)
         self.assertEqual(100.0, self.conf.gpu.avoid_weight_multiplier)
+        self.assertIs(False, self.conf.gpu.reserve_gpu_hosts)
 
     def test_what_is_set_in_one_is_not_in_another(self) -> None:
         other = cfg.ConfigOpts()

@@ -41,7 +41,7 @@ from nova_gpu.model.addressing import needed_bits
 from nova_gpu.model.device import Card
 from nova_gpu.model.inventory import classify
 from nova_gpu.sysfs.tree import Tree
-from tests.fixtures import hosts
+from tests.fixtures import hosts, machine
 from tests.fixtures.sysfs import FakeSysfs
 
 TOP = pathlib.Path(__file__).parents[2]
@@ -131,7 +131,8 @@ class DocumentationTest(testtools.TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.root = self.useFixtureDir()
-        hosts.four_t4(hosts.a100_board(FakeSysfs(self.root)))
+        fake = hosts.four_t4(hosts.a100_board(FakeSysfs(self.root)))
+        machine.vgpu_manager(machine.well(fake), 'nvidia_vgpu_vfio')
         self.roots = [self.root]
         for make in (
             hosts.a10_vendor_vfio,

@@ -54,6 +54,7 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'device': '0000:41:00.4', 'reason': 'it has vGPU type 558',
     },
     exception.UnitUnusable: {'device': '0000:41:00.0', 'reason': 'EIO'},
+    exception.NotLinked: {'partitions': (3, 7), 'reason': 'it is away'},
     exception.EffectFailed: {
         'action': 'creating a vGPU', 'path': '/sys/x', 'reason': 'busy',
         'errno': 16,

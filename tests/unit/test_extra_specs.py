@@ -33,6 +33,9 @@ class ExtraSpecsTest(testtools.TestCase):
         for name, value in (
             ('gpu:display', 'on'),
             ('gpu:display', 'off'),
+            ('gpu:isolation', 'shared'),
+            ('gpu:isolation', 'project'),
+            ('gpu:isolation', 'exclusive'),
             ('gpu:numa_affinity', 'required'),
             ('gpu:numa_affinity', 'preferred'),
             ('gpu:numa_affinity', 'none'),
@@ -58,6 +61,10 @@ class ExtraSpecsTest(testtools.TestCase):
     def test_a_wrong_value_names_the_values_that_are_allowed(self) -> None:
         self.assertIn('allowed: on, off', self.refused('gpu:display', 'true'))
         self.assertIn(
+            'allowed: shared, project, exclusive',
+            self.refused('gpu:isolation', 'tenant'),
+        )
+        self.assertIn(
             'allowed: required, preferred, none',
             self.refused('gpu:numa_affinity', 'Required'),
         )
@@ -78,6 +85,6 @@ class ExtraSpecsTest(testtools.TestCase):
             for name, validator in validators.VALIDATORS.items()
             if name.startswith('gpu:')
         }
-        self.assertEqual(5, len(ours))
+        self.assertEqual(6, len(ours))
         for validator in ours.values():
             self.assertTrue(validator.description)

@@ -29,6 +29,8 @@ import testtools
 from nova_gpu import exception, privsep
 from nova_gpu.effects.host import SRIOV_MANAGE
 from nova_gpu.mechanism.base import Effects
+from nova_gpu.model.partition import parse
+from tests.fixtures import fmpm
 from tests.fixtures.sysfs import FakeSysfs, FakeType
 from tests.unit import base
 
@@ -57,6 +59,7 @@ def answers():
         (privsep.create_mdev, ('{CARD}', '../..', '{UUID}')),
         (privsep.enable_vfs, ('{VF}', 4)),
         (privsep.remove_mdev, ('{UUID}',)),
+        (privsep.read_partitions, ()),
     ):
         try:
             yield call(*args)
@@ -66,18 +69,24 @@ def answers():
 """
 FORK = """
 conf.register_opts(cfg.CONF)
-cfg.CONF.set_override('host_root', {!r}, 'gpu')
+cfg.CONF.set_override('host_root', {0!r}, 'gpu')
+cfg.CONF.set_override('fmpm', {0!r} + '/usr/bin/fmpm', 'gpu')
+cfg.CONF.set_override('fabric_manager', '127.0.0.1', 'gpu')
 # Only who has a capability can keep it.
 if capabilities.CAP_DAC_OVERRIDE not in capabilities.get_caps()[1]:
-    cfg.CONF.set_override('capabilities', [], 'nova_gpu_privileged')
-for context in (privsep.sysfs_pctxt, privsep.sriov_pctxt):
+    for section in ('nova_gpu_privileged', 'nova_gpu_fabric'):
+        cfg.CONF.set_override('capabilities', [], section)
+for context in (
+    privsep.sysfs_pctxt, privsep.sriov_pctxt, privsep.fabric_pctxt
+):
     context.start(priv_context.Method.FORK)
 # What the caller says later, the daemons don't hear.
 cfg.CONF.set_override('host_root', '/no/such/folder', 'gpu')
+cfg.CONF.set_override('fmpm', '/no/such/program', 'gpu')
 print(json.dumps([*answers()]))
 """
 HELPER = """
-for section in ('nova_gpu_privileged', 'nova_gpu_sriov'):
+for section in ('nova_gpu_privileged', 'nova_gpu_sriov', 'nova_gpu_fabric'):
     cfg.CONF.set_override('helper_command', {!r}, section)
 print(json.dumps([*answers()]))
 """
@@ -108,6 +117,8 @@ class HostTest(testtools.TestCase):
         script.parent.mkdir(parents=True)
         script.write_text(f'#!/bin/sh\necho "$@" > {self.root}/said\n')
         script.chmod(0o755)
+        self.fake.divide(fmpm.HGX_H100)
+        fmpm.install(self.fake.fabric, self.fake.root / 'usr/bin/fmpm')
 
     def assertDone(self) -> None:
         """All that ``CALLS`` ask for is in the files."""
@@ -192,6 +203,43 @@ class InProcessTest(HostTest):
         ):
             self.assertIsNone(self.refusal(call, *args).errno)
 
+    def test_partitions(self) -> None:
+        # Machines that run tests may be busy.
+        for name in ('LIST_SECONDS', 'CHANGE_SECONDS'):
+            self.useFixture(
+                fixtures.MonkeyPatch(f'nova_gpu.effects.fmpm.{name}', 300)
+            )
+        program = self.fake.root / 'usr/bin/fmpm'
+        with privsep.in_process(
+            self.root, fmpm=str(program), fabric_manager='127.0.0.1'
+        ):
+            self.assertEqual(15, len(parse(self.effects.read_partitions())))
+            self.effects.activate_partition(3)
+            error = self.refusal(self.effects.activate_partition, 0)
+            self.assertEqual(errno.EBUSY, error.errno)
+            self.effects.deactivate_partition(3, [CARD])
+            self.effects.deactivate_partition(3, ['ffff:ff:1f.7'])
+            for number, cards in ((-1, []), (3, ['../..'])):
+                wrong = self.assertRaises(
+                    exception.EffectFailed,
+                    self.effects.deactivate_partition, number, cards,
+                )  # fmt: skip
+                self.assertIsNone(wrong.errno)
+            with fmpm.changing(self.fake.fabric) as fabric:
+                fabric.waits = True
+            error = self.assertRaises(
+                exception.EffectFailed, self.effects.read_partitions
+            )
+            self.assertEqual(errno.EAGAIN, error.errno)
+            self.effects.set_active_partitions([3, 6])
+        self.assertEqual([3, 6], fmpm.Fabric.load(self.fake.fabric).active)
+
+    def test_no_fabric_manager(self) -> None:
+        error = self.assertRaises(
+            exception.EffectFailed, self.effects.read_partitions
+        )
+        self.assertIn("[gpu] fabric_manager '' is neither", str(error))
+
     def test_program_that_fails(self) -> None:
         self.fake.write(SRIOV_MANAGE, '#!/bin/sh\nexit 2\n')
         error = self.refusal(self.effects.enable_vfs, CARD, 4)
@@ -226,11 +274,12 @@ class DaemonTest(HostTest):
 
     def test_forked_daemons(self) -> None:
         # Without privileges they have none either: they answer the same.
-        *done, missing, wrong, enabled, removed = self.answers(
+        *done, missing, wrong, enabled, removed, partitions = self.answers(
             FORK.format(self.root)
         )
         self.assertEqual([None] * 5, done)
         self.assertIsNone(removed)
+        self.assertEqual(15, len(parse(str(partitions))))
         self.assertDone()
         self.assertEqual(
             ['creating a vGPU', f'{CARD} nvidia-1 {UUID}'], missing[:2]

@@ -47,6 +47,7 @@ class ParseTest(testtools.TestCase):
             'traits': ['CUSTOM_A', 'CUSTOM_B_2'],
             'virtual_functions': 8,
             'clique': 'bridge 1',
+            'module': 5,
         }
         self.assertEqual(set(SCHEMA['properties']), set(fields))
         self.assertEqual(
@@ -65,6 +66,7 @@ class ParseTest(testtools.TestCase):
                     traits=('CUSTOM_A', 'CUSTOM_B_2'),
                     virtual_functions=8,
                     clique='bridge 1',
+                    module=5,
                 ),
             ),
             parse_rules([json.dumps(fields)]),

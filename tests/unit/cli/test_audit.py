@@ -107,9 +107,9 @@ class AuditTest(base.CliTest):
         self.fake.create_mdev(T4, TYPE, FIRST)
         in_process = privsep.in_process
 
-        def start(root: str) -> Any:
+        def start(root: str, **options: str) -> Any:
             self.tell()
-            return in_process(root)
+            return in_process(root, **options)
 
         with fixtures.MonkeyPatch('nova_gpu.privsep.in_process', start):
             result = self.audit('--repair')

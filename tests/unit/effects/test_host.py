@@ -297,8 +297,15 @@ class ResetTest(HostEffectsTest):
 
     def test_in_use(self) -> None:
         self.kernel_says('/dev/vfio/40', errno.EBUSY)
-        number, _ = self.refusal(self.effects.reset_function, CARD)
-        self.assertEqual(errno.EBUSY, number)
+        for call in (self.effects.reset_function, self.effects.refuse_in_use):
+            number, _ = self.refusal(call, CARD)
+            self.assertEqual(errno.EBUSY, number)
+
+    def test_not_in_use(self) -> None:
+        self.fake.write('dev/vfio/40', '')
+        self.effects.refuse_in_use(CARD)
+        self.effects.refuse_in_use('ffff:ff:1f.7')  # it has gone
+        self.assertEqual('', self.text(CARD, 'reset').strip())
         self.assertEqual('', self.text(CARD, 'reset'))
 
     def test_what_does_not_reset(self) -> None:

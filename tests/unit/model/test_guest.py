@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import testtools
@@ -90,7 +91,8 @@ UNITS = (
     Unit(
         'mdev', 'mtty', 'CUSTOM_VGPU_MTTY_X', VirtualParent('mtty'),
         MDEVS[0], type_id='mtty-1', name='Single <port> "serial"',
-        parent=VirtualParent('mtty'), params='a=b,c=d',
+        parent=VirtualParent('mtty'), params='a=b,c=d', project='p',
+        isolation='exclusive',
     ),
     Unit(
         'whole', 'nvidia', 'PGPU', CARDS[0], str(CARDS[0]), functions=CARDS
@@ -127,6 +129,30 @@ class MetadataTest(testtools.TestCase):
         # Edited by hand: nobody to whom it could be given back.
         text = text.replace('consumer="b"', '')
         self.assertEqual((), parse_guest(text, 'x').kept)
+
+    def test_whose_it_is(self) -> None:
+        novas = (
+            '<n:instance xmlns:n="http://openstack.org/xmlns/libvirt/nova/1.1">'
+            '<n:owner><n:user uuid="u">U</n:user><n:project uuid="q">Q'
+            '</n:project></n:owner></n:instance>'
+        )
+        text = base.domain_xml('a', UUID, [], UNITS, {'b': UNITS[1:]}).replace(
+            '<metadata>', f'<metadata>{novas}'
+        )
+        for read in (text, text.replace('</domain>', '')):
+            guest = parse_guest(read, 'x')
+            self.assertEqual('q', guest.project)
+            # What we have recorded comes before what Nova says.
+            self.assertEqual(UNITS[0], guest.own(UNITS[0]))
+            self.assertEqual('q', guest.own(UNITS[1]).project)
+            other = guest.own(dataclasses.replace(UNITS[0], device='x'))
+            self.assertEqual('q', other.project)
+            self.assertEqual(
+                'shared' if guest.readable else 'exclusive', other.isolation
+            )
+        (keeper,) = parse_guest(text, 'x').keepers()
+        self.assertEqual('q', keeper.own(UNITS[1]).project)
+        self.assertIsNone(parse_guest(XML, 'x').project)
 
     def test_nothing_recorded(self) -> None:
         text = base.domain_xml('a', UUID, [])

@@ -25,6 +25,8 @@ from nova_gpu import exception
 from nova_gpu.model import hostmap
 from nova_gpu.model.claim import Want
 from nova_gpu.model.hostmap import HostMap, PoolState
+from nova_gpu.model.isolation import digest
+from nova_gpu.model.request import ISOLATION, PROJECT, SHARED, GpuRequest
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeType
 from tests.unit import base
@@ -52,6 +54,8 @@ def pools(draw: st.DrawFn) -> PoolState:
         active=draw(st.none() | active),
         display=draw(st.booleans()),
         params=draw(st.booleans()),
+        project=draw(st.none() | st.sampled_from(('', digest('p')))),
+        isolation=draw(st.sampled_from(ISOLATION)),
     )
 
 
@@ -66,7 +70,7 @@ things = st.recursive(
     | st.text(max_size=4),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from('kmctunardp'), inner)
+        | st.dictionaries(st.sampled_from('kmctunardpwx'), inner)
     ),
     max_leaves=12,
 )
@@ -106,6 +110,7 @@ class FormatTest(base.HostTest):
             {'c': 7}, {'c': '1'}, {'c': '0-9'}, {'c': 'x'}, {'t': []},
             {'t': 1}, {'u': None}, {'n': 3}, {'a': 7}, {'a': 'A'},
             {'u': float('inf')}, {'u': float('nan')}, {'r': []},
+            {'x': 3}, {'x': 'exclusive'},
         ):  # fmt: skip
             self.refusal(json.dumps({**whole, 'p': [{**pool, **broken}]}))
         for field in pool:
@@ -202,6 +207,26 @@ class BuildTest(base.TrackerTest):
         self.assertEqual(1, state.room(T4_8Q))
         self.assertEqual(0.5, state.fullness)
 
+    def test_whose_a_card_is(self) -> None:
+        hosts.four_t4(self.fake)
+        request = GpuRequest({}, isolation=PROJECT)
+        wants = [Want('0000_3b_00_0', T4_4Q, 1)]
+        self.tracker.claim('a', wants, request, project='p')
+        self.claim('b', '0000_5e_00_0', T4_4Q)
+        found = {
+            key: (state.project, state.isolation)
+            for key, state in self.states().items()
+        }
+        self.assertEqual(
+            {
+                '0000_3b_00_0': (digest('p'), PROJECT),
+                '0000_5e_00_0': ('', SHARED),
+                '0000_af_00_0': (None, SHARED),
+                '0000_d8_00_0': (None, SHARED),
+            },
+            found,
+        )
+
     def test_one_model_in_two_classes_closes_nothing(self) -> None:
         hosts.a100_board(self.fake)
         self.tracker = self.new_tracker(
@@ -239,7 +264,12 @@ class BuildTest(base.TrackerTest):
             )  # fmt: skip
         for pool in self.tracker.view().pools:
             name = sorted(pool.inventories)[0]
-            self.tracker.claim('a', [Want(pool.key, name, 2)], self.request)
+            self.tracker.claim(
+                'a',
+                [Want(pool.key, name, 2)],
+                GpuRequest({}, isolation=PROJECT),
+                project=base.instance('project'),
+            )
         text = self.map().dump()
         self.assertEqual(16, len(HostMap.load(text).pools))
         self.assertEqual(20, len(HostMap.load(text).classes))

@@ -25,7 +25,8 @@ from nova.scheduler import host_manager
 
 from nova_gpu.model.hostmap import STATS_KEY
 from nova_gpu.scheduler.filter import GpuFilter
-from tests.fixtures import hosts
+from nova_gpu.scheduler.refusals import tell_refused
+from tests.fixtures import fmpm, hosts
 from tests.fixtures.scheduler import (
     candidate,
     host_state,
@@ -74,6 +75,37 @@ class FilterTest(testtools.TestCase):
             candidate(name, (pool, resource_class, 1)) for pool in T4_POOLS
         ]
         return host_state(name, text, found, **kwargs)
+
+
+class PartitionTest(FilterTest):
+    """A board whose NVSwitches are divided."""
+
+    def host(self, count: int, *active: int) -> Any:
+        fake = hosts.divided_a100_board(self.fake())
+        with fmpm.changing(fake.fabric) as fabric:
+            fabric.active = [*active]
+        text = map_text(host_tracker(fake))
+        pool = ('nvidia_a100_sxm4_40gb', A100, count)
+        return host_state('gpu1', text, [candidate('gpu1', pool)])
+
+    def test_sizes_that_there_are(self) -> None:
+        for count in range(1, 9):
+            specs = {f'resources:{A100}': str(count)}
+            expected = ['gpu1'] if count in (1, 2, 4, 8) else []
+            self.assertEqual(
+                expected, self.passing(specs, self.host(count)), count
+            )
+        self.assertIn(
+            'wants 3 cards of pool nvidia_a100_sxm4_40gb, whose NVSwitches '
+            'have partitions of 1, 2, 4, 8', self.log.output,
+        )  # fmt: skip
+
+    def test_what_is_in_use_may_have_changed(self) -> None:
+        specs = {
+            f'resources:{A100}': '8',
+            'gpu:topology': 'nvlink:required',
+        }
+        self.assertEqual(['gpu1'], self.passing(specs, self.host(8, 7, 8)))
 
 
 class PassingTest(FilterTest):
@@ -278,6 +310,71 @@ class RefusingTest(FilterTest):
             'resources: extra spec asks for a GPU',
             self.log.output,
         )
+
+
+class TellingTest(FilterTest):
+    """What the scheduler's log says at INFO, which is what is turned on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.useFixture(
+            fixtures.FakeLogger('nova_gpu', level=logging.INFO)
+        )
+        self.specs = {f'resources:{A100}': '1', 'gpu:display': 'on'}
+
+    def tell(self, count: int, *more: Any) -> list[str]:
+        text = self.a100_map()
+        states = [self.a100_host(f'gpu{n}', text) for n in range(count)]
+        spec = request_spec(self.specs)
+        run_filter(self.filter, [*states, *more], spec)
+        self.summary = (
+            f'for instance {spec.instance_uuid}, flavor gpu.small: '
+            f'gpu:display=on needs a vGPU, and the GPUs that it would give '
+            f'are whole cards'
+        )
+        return self.log.output.splitlines()
+
+    def test_all_refused(self) -> None:
+        lines = self.tell(2)
+        reason = self.summary.partition('gpu.small: ')[2]
+        self.assertEqual(
+            [
+                f'Host gpu0 is refused: {reason}',
+                f'Host gpu1 is refused: {reason}',
+                f'Refused 2 of 2 hosts {self.summary} (gpu0, gpu1)',
+            ],
+            lines,
+        )
+
+    def test_some_pass(self) -> None:
+        """One line: whoever wants to know of each host turns on debug."""
+        other = self.t4_host('other', self.t4_map())
+        lines = self.tell(2, other)
+        self.assertEqual(
+            [f'Refused 2 of 3 hosts {self.summary} (gpu0, gpu1)'], lines
+        )
+
+    def test_a_cloud_full(self) -> None:
+        lines = self.tell(500)
+        self.assertEqual(21, len(lines))
+        self.assertEqual(
+            f'Refused 500 of 500 hosts {self.summary} (gpu0, gpu1, gpu2 and '
+            f'497 more)',
+            lines[-1],
+        )
+
+    def test_nothing_refused(self) -> None:
+        self.specs = {f'resources:{A100}': '1'}
+        self.assertEqual([], self.tell(2))
+
+    def test_many_reasons(self) -> None:
+        refused = {f'gpu{n}': f'reason {n // 2}' for n in range(15)}
+        tell_refused(
+            logging.getLogger('nova_gpu.x'), request_spec({}), refused, 1
+        )
+        (line,) = self.log.output.splitlines()
+        self.assertIn('reason 0 (gpu0, gpu1); reason 1 (gpu2, gpu3); ', line)
+        self.assertTrue(line.endswith('; 3 other reasons'), line)
 
 
 class OrderTest(FilterTest):

@@ -141,6 +141,17 @@ class WeigherTest(testtools.TestCase):
         error = self.assertRaises(exception.InvalidExpected, GpuWeigher)
         self.assertIn("expected_request 1, field 'gpus': 0 ", str(error))
 
+    def test_cards_that_make_up_no_partition(self) -> None:
+        """A full host comes after an empty one if it can't serve."""
+        tracker = host_tracker(hosts.divided_a100_board(self.fake()))
+        for count in (1, 2, 4):
+            take(tracker, POOL, A100, count)
+        divided = host_state('divided', map_text(tracker))
+        states = [divided, host_state('some', self.a100_map(2))]
+        for count, first in (('1', 'divided'), ('2', 'some')):
+            weights = self.weigh(states, **{f'resources__{A100}': count})
+            self.assertEqual(first, next(iter(weights)), count)
+
     def test_requests_without_gpus_keep_off_gpu_hosts(self) -> None:
         weights = self.weigh(self.states(), hw__cpu_policy='dedicated')
         self.assertEqual('plain', next(iter(weights)))

@@ -55,7 +55,7 @@ def parameters(function: Function, method: bool) -> Parameters:
     return Parameters(
         tuple(positional),
         tuple(a.arg for a in args.kwonlyargs),
-        frozenset(required) - {'self'},
+        frozenset(required) - {'self', 'cls'},
         args.vararg is not None,
         args.kwarg is not None,
     )
