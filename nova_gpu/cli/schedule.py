@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger('nova_gpu.cli')
 
 COLUMNS = ('Host', 'Decision', 'Weight', 'Pools', 'Cards', 'Reason')
+#: What holds servers on NUMA nodes of the host, and traits.
+_NOT_LOOKED_AT = re.compile('trait|hw:(numa_|cpu_policy|mem_page_size)')
 #: Formats that carry lists; the others get text.
 STRUCTURED = ('json', 'yaml')
 
@@ -44,8 +47,8 @@ class ScheduleExplain(lister.Lister):
     host: those that pass come first, the best before all, with the pools and
     the cards that the server would get; the others with who refuses them and
     the reason. What Placement would find is taken from the maps. CPUs, memory,
-    traits, aggregates and Nova's other filters and weighers are not looked at.
-    Nothing is asked and nothing is changed.
+    NUMA nodes of servers, traits, aggregates and Nova's other filters and
+    weighers are not looked at. Nothing is asked and nothing is changed.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -148,7 +151,7 @@ def _check(hosts: Sequence[Host], extra_specs: dict[str, str]) -> None:
             'no resources: property of it asks for a GPU',
         )
     left_out = sorted(gpu_classes(extra_specs) - wanted)
-    left_out += sorted(key for key in extra_specs if key.startswith('trait'))
+    left_out += sorted(filter(_NOT_LOOKED_AT.match, extra_specs))
     if left_out:
         LOG.info('not looked at: %s', ', '.join(left_out))
 

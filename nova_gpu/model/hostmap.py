@@ -82,8 +82,10 @@ class PoolState:
 
         :param asking: with the digest of its project
         """
+        if self.project is None:
+            return True
         there = Tenant('', self.project or None, self.isolation)
-        return self.project is None or objection(there, asking) is None
+        return objection(there, asking) is None
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.

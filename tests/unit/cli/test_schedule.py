@@ -160,11 +160,12 @@ class ExplainTest(DumpTest):
             *('--property', f'resources:{A100}=1'),
             *('--property', 'resources1:CUSTOM_FPGA=1'),
             *('--property', 'trait:CUSTOM_GPU_VENDOR_NVIDIA=required'),
+            *('--property', 'hw:numa_nodes=2', '--property', 'hw:x=1'),
         )
         self.assertEqual(0, result.code)
         self.assertEqual(
             [
-                'note: not looked at: CUSTOM_FPGA, '
+                'note: not looked at: CUSTOM_FPGA, hw:numa_nodes, '
                 'trait:CUSTOM_GPU_VENDOR_NVIDIA'
             ],
             result.errors,

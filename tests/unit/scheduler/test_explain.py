@@ -22,7 +22,9 @@ import testtools
 from oslo_config import fixture as config_fixture
 
 from nova_gpu import exception
+from nova_gpu.model.claim import Want
 from nova_gpu.model.expected import mix
+from nova_gpu.model.request import GpuRequest
 from nova_gpu.scheduler import likely
 from nova_gpu.scheduler.explain import Decision, Host, explain, looked_at
 from nova_gpu.scheduler.filter import GpuFilter
@@ -40,6 +42,7 @@ from tests.fixtures.scheduler import (
     take,
 )
 from tests.fixtures.sysfs import FakeSysfs
+from tests.unit import base
 
 A40 = 'CUSTOM_GPU_NVIDIA_A40'
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
@@ -206,6 +209,52 @@ class ExplainTest(testtools.TestCase):
             'hand the server on',
             found.reason,
         )
+
+    def test_partitions(self) -> None:
+        name = 'nvidia_a100_sxm4_40gb'
+        tracker = host_tracker(hosts.divided_a100_board(self.fake()))
+        gpus = read_map(node_uuid('divided'), map_text(tracker))
+
+        def explained(count: int) -> Decision:
+            specs = {f'resources:{A100}': str(count)}
+            (found,) = explain([Host('divided', gpus)], specs)
+            return found
+
+        found = explained(8)
+        self.assertEqual((8, None), (len(found.cards), found.reason))
+        found = explained(2)
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertEqual(
+            f'the map does not tell which cards of {name} make up a '
+            f'partition of 2',
+            found.reason,
+        )
+        providers = {
+            uuid: dataclasses.replace(pool, used=4, free_sizes=(1,))
+            for uuid, pool in gpus.providers.items()
+        }
+        gpus = dataclasses.replace(gpus, providers=providers)
+        found = explained(2)
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertEqual(
+            f'no partition of 2 in {name} is free now: nova-compute would '
+            f'hand the server on',
+            found.reason,
+        )
+
+    def test_isolation_that_closes_all_cards(self) -> None:
+        tracker = host_tracker(hosts.four_t4(self.fake()))
+        for number, pool in enumerate(T4_POOLS):
+            tracker.claim(
+                base.instance(number),
+                [Want(pool, T4_4Q, 1)],
+                GpuRequest({}, isolation='project'),
+                project='p',
+            )
+        gpus = read_map(node_uuid('t4'), map_text(tracker))
+        (found,) = explain([Host('t4', gpus)], {f'resources:{T4_4Q}': '1'})
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertIn('isolation closes the card of', str(found.reason))
 
     def test_order_and_reasons(self) -> None:
         found = explain(self.known, {f'resources:{A100}': '6'})
