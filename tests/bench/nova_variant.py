@@ -12,11 +12,12 @@
 """The share of GPUs asked for that a cloud gives, with three ways to weigh.
 
 Filter and weighers are the real ones, called by Nova's handlers on Nova's
-host states: ours with all of Nova's own at their defaults, Nova's own alone,
-and these with RAM and CPU multipliers of -1 (stacking). The hosts' maps are
-written and read by the production code. What Placement and nova-compute do
-is made up: a host's candidates are its cards with room, and a guest has what
-the first candidate names.
+host states: ours with Nova's own at their defaults, Nova's own alone, and
+these with RAM and CPU multipliers of -1 (stacking). Of Nova's own those two
+take part that tell these hosts apart; to the others all hosts are equal. The
+hosts' maps are written and read by the production code. What Placement and
+nova-compute do is made up: a host's candidates are its cards with room, and a
+guest has what the first candidate names.
 
 Of 64 hosts one half has eight cards, the other four. Cards give vGPUs of one
 size at a time; a whole card is the profile that takes all of it, and a
@@ -24,13 +25,15 @@ request for several has a group for each. Requests are those of the trace
 openb, each share rounded up to a profile; servers fill the cloud, or come and
 go so that as many GPUs are asked for as there are.
 
-``VARIANT_SEEDS`` changes the number of runs.
+Runs are spread over the processors; ``VARIANT_SEEDS`` changes their number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import multiprocessing
 import os
 import random
 import statistics
@@ -40,6 +43,8 @@ from typing import Any
 import nova.conf
 from nova.scheduler.filters import HostFilterHandler
 from nova.scheduler.weights import HostWeightHandler
+from nova.scheduler.weights.cpu import CPUWeigher
+from nova.scheduler.weights.ram import RAMWeigher
 
 from nova_gpu import conf
 from nova_gpu.model.expected import dump
@@ -56,7 +61,7 @@ from nova_gpu.simulate.tables import WHOLE, Request
 from tests.bench import measure, traces
 from tests.fixtures.scheduler import host_state, node_uuid, request_spec
 
-SEEDS = int(os.environ.get('VARIANT_SEEDS', '10'))
+SEEDS = int(os.environ.get('VARIANT_SEEDS', '5'))
 FIRST = 5000
 HOSTS = 64
 CONF = nova.conf.CONF
@@ -78,51 +83,58 @@ STOCK = Way('stock Nova')
 STACKING = Way('stacking', multiplier=-1.0)
 
 
+WAYS = (OURS, UNTOLD, STOCK, STACKING)
+
+
 def run() -> Iterator[measure.Row]:
     """Both mixes, filling and with churn."""
-    logging.disable(logging.CRITICAL)
-    conf.register_opts(CONF)
-    for mix in traces.MIXES:
-        requests = [r for r in traces.requests(mix) if r.gpus]
-        for churn in (False, True):
-            found = {
-                way: [
-                    _accepted(way, requests, FIRST + seed, churn)
+    with multiprocessing.Pool(initializer=_prepare) as pool:
+        for mix in traces.MIXES:
+            for churn in (False, True):
+                runs = [
+                    (way, mix, FIRST + seed, churn)
+                    for way in WAYS
                     for seed in range(SEEDS)
                 ]
-                for way in (OURS, UNTOLD, STOCK, STACKING)
-            }
-            for mine, peer in (
-                (OURS, STOCK),
-                (OURS, STACKING),
-                (UNTOLD, STACKING),
-            ):
-                more, wide = interval(
-                    [
-                        a - b
-                        for a, b in zip(found[mine], found[peer], strict=True)
-                    ]
-                )
-                yield measure.Row(
-                    'nova_variant',
-                    {
-                        'mix': mix,
-                        'servers': 'churn' if churn else 'fill',
-                        'expected': 'trace' if mine is OURS else 'default',
-                        'seeds': SEEDS,
-                        'more': f'{more:+.2f}±{wide:.2f}',
-                    },
-                    statistics.fmean(found[mine]),
-                    statistics.fmean(found[peer]),
-                    peer.name,
-                    '%',
-                )
+                shares = pool.starmap(_accepted, runs, chunksize=1)
+                found = {
+                    way: shares[n * SEEDS : (n + 1) * SEEDS]
+                    for n, way in enumerate(WAYS)
+                }
+                yield from _rows(mix, churn, found)
 
 
-def _accepted(
-    way: Way, requests: Sequence[Request], seed: int, churn: bool
-) -> float:
+def _rows(
+    mix: str, churn: bool, found: dict[Way, list[float]]
+) -> Iterator[measure.Row]:
+    for mine, peer in ((OURS, STOCK), (OURS, STACKING), (UNTOLD, STACKING)):
+        pairs = zip(found[mine], found[peer], strict=True)
+        more, wide = interval([a - b for a, b in pairs])
+        yield measure.Row(
+            'nova_variant',
+            {
+                'mix': mix,
+                'servers': 'churn' if churn else 'fill',
+                'expected': 'trace' if mine is OURS else 'default',
+                'seeds': SEEDS,
+                'more': f'{more:+.2f}±{wide:.2f}',
+            },
+            statistics.fmean(found[mine]),
+            statistics.fmean(found[peer]),
+            peer.name,
+            '%',
+        )
+
+
+def _prepare() -> None:
+    """What each process needs once."""
+    logging.disable(logging.CRITICAL)
+    conf.register_opts(CONF)
+
+
+def _accepted(way: Way, mix: str, seed: int, churn: bool) -> float:
     """In per cent of the GPUs asked for."""
+    requests = _requests(mix)
     for name in ('ram_weight_multiplier', 'cpu_weight_multiplier'):
         CONF.set_override(name, way.multiplier, 'filter_scheduler')
     lines = [
@@ -156,6 +168,11 @@ def _accepted(
             accepted += request.milli * (placed is not None)
         now += 1
     return 100 * accepted / asked
+
+
+@functools.cache
+def _requests(mix: str) -> Sequence[Request]:
+    return [request for request in traces.requests(mix) if request.gpus]
 
 
 def _class_of(size: int) -> str:
@@ -246,13 +263,9 @@ class _Scheduler:
 
     def __init__(self, way: Way, hosts: Sequence[_Host]) -> None:
         self._hosts = {host.name: host for host in hosts}
-        handler = HostWeightHandler()
-        weighers = handler.get_matching_classes(
-            ['nova.scheduler.weights.all_weighers']
-        )
+        self._weighers = [RAMWeigher(), CPUWeigher()]
         if way.ours:
-            weighers += [GpuWeigher, GpuAvoidWeigher]
-        self._weighers = [weigher() for weigher in weighers]
+            self._weighers += [GpuWeigher(), GpuAvoidWeigher()]
 
     def boot(self, request: Request) -> _Guest | None:
         """The new server, or None if no host has room."""
