@@ -48,6 +48,7 @@ class _Weigher(weights.BaseHostWeigher):
 
     def __init__(self) -> None:
         conf.register_opts(CONF)
+        _expected()  # what is wrong there stops the scheduler now
         self._key = f'gpu_{self.option}'
         self._multiplier = self._configured()
 
@@ -81,6 +82,11 @@ class _Weigher(weights.BaseHostWeigher):
         """The hosts' weights."""
 
 
+def _expected() -> Mix:
+    """What is expected beside each request, of the configuration."""
+    return mix(tuple(CONF.gpu.expected_request))
+
+
 class GpuWeigher(_Weigher):
     """Places a request where most is left for those that will come.
 
@@ -92,13 +98,6 @@ class GpuWeigher(_Weigher):
     """
 
     option = 'weight_multiplier'
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._mix()  # what is wrong there stops the scheduler now
-
-    def _mix(self) -> Mix:
-        return mix(tuple(CONF.gpu.expected_request))
 
     def _weights(
         self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
@@ -116,7 +115,7 @@ class GpuWeigher(_Weigher):
             digest(spec_obj.project_id),
             request.isolation,
         )
-        expected = self._mix()
+        expected = _expected()
         score = Scores(
             expected, request, wanted, asking, flavor.vcpus, flavor.memory_mb
         )
