@@ -229,7 +229,7 @@ class OtherFormsTest(base.TrackerTest):
         def ask(server: str, project: str, isolation: str) -> None:
             request = GpuRequest({}, isolation=isolation)
             wants = [Want(pool, name, 1)]
-            tracker.claim(server, wants, request, None, project)
+            tracker.claim(server, wants, request, project=project)
 
         ask(A, 'p', PROJECT)
         error = self.assertRaises(
@@ -298,5 +298,5 @@ class OtherFormsTest(base.TrackerTest):
         request = GpuRequest({}, isolation=EXCLUSIVE)
         for server, count, expected in ((A, 1, 3), (A, 2, 1)):
             wants = [Want(POOL, T4_4Q, count)]
-            self.tracker.claim(server, wants, request, None, 'p')
+            self.tracker.claim(server, wants, request, project='p')
             self.assertEqual((4, expected), self.inventory(POOL)[T4_4Q])
