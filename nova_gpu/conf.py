@@ -202,20 +202,48 @@ Related options:
 
 SCHEDULER_OPTS = [
     cfg.FloatOpt(
-        'pack_weight_multiplier',
+        'weight_multiplier',
         default=100.0,
         help="""
-How strongly a server with GPUs is drawn to the hosts whose GPUs are fullest.
+How strongly a server with GPUs is drawn to the host of whose free GPUs the
+least becomes unusable by it.
 
-A positive value keeps empty hosts free for large requests, a negative one
-spreads, 0 turns it off. The default outweighs Nova's own weighers. An
-aggregate's metadata key ``gpu_pack_weight_multiplier`` overrides it for the
-hosts of the aggregate.
+It is what 2 % of a GPU count for, where Nova's own weighers give one host 1.0
+more than another, at most, and each: the default outweighs them. 0 turns it
+off, and a negative value does the contrary. An aggregate's metadata key
+``gpu_weight_multiplier`` overrides it for the hosts of the aggregate.
 
 Related options:
 
+* ``[gpu] expected_request`` says for whom GPUs have to stay usable.
 * ``[filter_scheduler] weight_classes`` must name
   ``nova_gpu.scheduler.weigher.GpuWeigher``.
+""",
+    ),
+    cfg.MultiStrOpt(
+        'expected_request',
+        default=[],
+        help="""
+A kind of request that is expected, as a JSON object. Give the option again
+for more kinds; ``nova-gpu simulate --kinds`` prints them from a list of
+requests.
+
+A free GPU counts as lost for a kind if no request of it can have the GPU any
+more, and *GpuWeigher* loses as few as it can, on average over all kinds.
+
+Fields, all of which can be left out: ``gpus`` (how many, 1), ``share`` (of
+each of them, for vGPUs: above 0 and at most 1, which is the whole GPU),
+``vcpus`` and ``memory_mib`` (what comes with them: a GPU is lost too if the
+host has none of these left; by default 0, they don't matter), ``weight`` (how
+often it comes, beside the others, 1).
+
+Example::
+
+    expected_request = {"gpus": 8, "vcpus": 96, "weight": 2}
+    expected_request = {"share": 0.25, "vcpus": 4, "weight": 5}
+
+Without any, 1, 2, 4 and 8 whole GPUs are expected, and as often parts of one.
+nova-scheduler does not start with a kind that is wrong, and names the field.
 """,
     ),
     cfg.BoolOpt(

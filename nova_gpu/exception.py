@@ -18,7 +18,9 @@
     ├── InvalidAddress       a PCI address that doesn't parse
     ├── InvalidExtraSpec     a gpu: extra spec with a wrong key or value
     ├── InvalidRule          a rule in [gpu] that can't be used
+    ├── InvalidExpected      an expected request that can't be used
     ├── InvalidHostMap       a GPU map that this release can't read
+    ├── InvalidTable         a file of requests or hosts that can't be used
     ├── MissingMechanism     an installation without its entry points
     ├── UnknownProvider      an allocation on a provider that isn't ours
     ├── NotEnoughUnits       fewer free units than an allocation asks for
@@ -70,12 +72,43 @@ class InvalidRule(GpuError):
         super().__init__(f'[gpu] rule {number}, field {field!r}: {reason}')
 
 
+class InvalidExpected(GpuError):
+    """A ``[gpu] expected_request`` that can't be used."""
+
+    def __init__(self, number: int, field: str, reason: str) -> None:
+        self.number = number
+        self.field = field
+        self.reason = reason
+        super().__init__(
+            f'[gpu] expected_request {number}, field {field!r}: {reason}'
+        )
+
+
 class InvalidHostMap(GpuError):
     """A host's GPU map that this release can't read."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f'the GPU map of the host is not usable: {reason}')
+
+
+class InvalidTable(GpuError):
+    """A CSV file that can't be used; ``line`` counts from 1, the header."""
+
+    def __init__(
+        self, path: str, line: int, column: str, value: str, reason: str
+    ) -> None:
+        self.path = path
+        self.line = line
+        self.column = column
+        self.value = value
+        self.reason = reason
+        place = f', line {line}' if line else ''
+        if column:
+            place += f', column {column!r}'
+            if line > 1:
+                place += f', value {value!r}'
+        super().__init__(f'{path}{place}: {reason}')
 
 
 class MissingMechanism(GpuError):

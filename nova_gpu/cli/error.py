@@ -25,6 +25,7 @@
     ├── NvmlFailed         NVIDIA's library, which doesn't tell of the cards
     ├── NotRecorded        links that can't be recorded
     ├── NotReleased        a device that stays as it is
+    ├── NotPlotted         pictures that could not be made
     ├── NoPlacement        Placement, which can't be asked
     └── NotRestored        partitions that Fabric Manager isn't told of
 """
@@ -119,6 +120,18 @@ class NoPlacement(exception.GpuError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f'Placement can not be asked: {reason}')
+
+
+class NotPlotted(exception.GpuError):
+    """Pictures that could not be made in ``folder``."""
+
+    def __init__(self, folder: object, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(
+            f'no plots in {folder}: {reason} (they need matplotlib: '
+            'pip install nova-gpu[plot])'
+        )
 
 
 class NotRestored(exception.GpuError):

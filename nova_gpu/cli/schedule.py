@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cliff import lister
 
 from nova_gpu.cli import error
+from nova_gpu.model.expected import mix
 from nova_gpu.model.request import gpu_classes
 
 # Not when it runs: whichever command is called, all are loaded, and oslo.log
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger('nova_gpu.cli')
 
 COLUMNS = ('Host', 'Decision', 'Weight', 'Pools', 'Cards', 'Reason')
+#: What holds servers on NUMA nodes of the host, and traits.
+_NOT_LOOKED_AT = re.compile('trait|hw:(numa_|cpu_policy|mem_page_size)')
 #: Formats that carry lists; the others get text.
 STRUCTURED = ('json', 'yaml')
 
@@ -43,8 +47,8 @@ class ScheduleExplain(lister.Lister):
     host: those that pass come first, the best before all, with the pools and
     the cards that the server would get; the others with who refuses them and
     the reason. What Placement would find is taken from the maps. CPUs, memory,
-    traits, aggregates and Nova's other filters and weighers are not looked at.
-    Nothing is asked and nothing is changed.
+    NUMA nodes of servers, traits, aggregates and Nova's other filters and
+    weighers are not looked at. Nothing is asked and nothing is changed.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -75,6 +79,16 @@ class ScheduleExplain(lister.Lister):
                 'place; can be repeated'
             ),
         )
+        parser.add_argument(
+            '--expected-request',
+            metavar='JSON',
+            action='append',
+            default=[],
+            help=(
+                'as in [gpu] expected_request of the schedulers; can be '
+                'repeated (default: what is expected if nothing is there)'
+            ),
+        )
         return parser
 
     def get_epilog(self) -> str:
@@ -90,9 +104,10 @@ class ScheduleExplain(lister.Lister):
         extra_specs = _extra_specs(parsed_args.flavor, parsed_args.property)
         _check(hosts, extra_specs)
         structured = parsed_args.formatter in STRUCTURED
+        expected = mix(tuple(parsed_args.expected_request))
         return COLUMNS, [
             _row(decision, structured)
-            for decision in explain(hosts, extra_specs)
+            for decision in explain(hosts, extra_specs, expected)
         ]
 
 
@@ -136,7 +151,7 @@ def _check(hosts: Sequence[Host], extra_specs: dict[str, str]) -> None:
             'no resources: property of it asks for a GPU',
         )
     left_out = sorted(gpu_classes(extra_specs) - wanted)
-    left_out += sorted(key for key in extra_specs if key.startswith('trait'))
+    left_out += sorted(filter(_NOT_LOOKED_AT.match, extra_specs))
     if left_out:
         LOG.info('not looked at: %s', ', '.join(left_out))
 

@@ -82,8 +82,10 @@ class PoolState:
 
         :param asking: with the digest of its project
         """
+        if self.project is None:
+            return True
         there = Tenant('', self.project or None, self.isolation)
-        return self.project is None or objection(there, asking) is None
+        return objection(there, asking) is None
 
     def largest_set(self, level: str, *, free: bool = False) -> int:
         """How many of the cards share ``level``, or what is closer, at most.
@@ -94,7 +96,7 @@ class PoolState:
             return max(self.free_sizes if free else self.sizes, default=0)
         if not self.free:
             return sum(self.totals.values())  # it isn't known
-        most = 1
+        most = int(any(self.free) or not free)
         levels = (self.cliques, self.switches, self.numa_nodes)
         for index, values in enumerate(levels[: TIES.index(level) + 1]):
             counts = collections.Counter(
@@ -105,7 +107,9 @@ class PoolState:
             if index < 2:
                 del counts[-1]
             most = max(most, *counts.values(), 0)
-        return most if level != HOST else len(self.free)
+        if level != HOST:
+            return most
+        return sum(self.free) if free else len(self.free)
 
     def room(self, resource_class: str) -> int:
         """How many units of a class can still be had, if no other is had."""

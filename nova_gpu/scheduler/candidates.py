@@ -19,6 +19,7 @@ Nova claims a host's first.
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,22 +161,31 @@ def _cost(
     unsure = False
     left = 0.0
     cards = []
-    for (provider, name), amount in _amounts(candidate).items():
+    for provider, allocation in candidate['allocations'].items():
         pool = gpus.providers.get(provider)
         if pool is None:
             continue
-        taken = promised.get((provider, name), 0)
-        alone = asking.isolation == EXCLUSIVE and taken
-        if pool.active not in (None, name) or not pool.admits(asking) or alone:
-            misfits += 1
-        elif taken:
-            misfits += taken + amount > pool.room(name)
-            unsure = unsure or not current
-        total = max(1, pool.totals.get(name, 0))
-        left += 1.0 - min(1.0, pool.used / total)
-        cards.append(f'{provider} {name}')
+        for name, amount in allocation['resources'].items():
+            taken = promised.get((provider, name), 0)
+            alone = asking.isolation == EXCLUSIVE and taken
+            if (
+                pool.active not in (None, name)
+                or not pool.admits(asking)
+                or alone
+            ):
+                misfits += 1
+            elif taken:
+                misfits += taken + amount > pool.room(name)
+                unsure = unsure or not current
+            total = max(1, pool.totals.get(name, 0))
+            left += 1.0 - min(1.0, pool.used / total)
+            cards.append(f'{provider} {name}')
     if asking.isolation != SHARED:
         cards.append(str(asking.project))
-    text = ','.join(sorted(cards))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return misfits, unsure, round(left, 6), digest
+    return misfits, unsure, round(left, 6), _digest(','.join(sorted(cards)))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _digest(text: str) -> str:
+    """The same for the same cards, and as good as random else."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

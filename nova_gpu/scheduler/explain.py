@@ -24,16 +24,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.choice import choose_cards
 from nova_gpu.model.device import Card
+from nova_gpu.model.fragmentation import DEFAULT, Mix
 from nova_gpu.model.hostmap import PoolState
 from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest, gpu_classes
 from nova_gpu.model.topology import Place
-from nova_gpu.scheduler import likely, scores
+from nova_gpu.scheduler import likely
 from nova_gpu.scheduler.candidates import able, order
 from nova_gpu.scheduler.maps import HostGpus
+from nova_gpu.scheduler.scores import Scores
 
 #: Whose refusal it is.
 PLACEMENT, FILTER = 'Placement', 'GpuFilter'
+#: What becomes of a server that passes and can't be served.
+ON = 'nova-compute would hand the server on'
 #: Classes of ours, if no rule has given others.
 _OURS = ('CUSTOM_GPU_', 'CUSTOM_VGPU_', 'PGPU', 'VGPU')
 
@@ -87,21 +91,25 @@ def looked_at(
 
 
 def explain(
-    hosts: Sequence[Host], extra_specs: Mapping[str, str]
+    hosts: Sequence[Host],
+    extra_specs: Mapping[str, str],
+    expected: Mix = DEFAULT,
 ) -> list[Decision]:
     """Decide on each host; those that pass come first, the best before all.
 
+    :param expected: what the weigher keeps GPUs usable for
     :raises nova_gpu.exception.InvalidExtraSpec: a key or value is wrong
     """
     request = GpuRequest.parse(extra_specs)
     wanted = looked_at(hosts, extra_specs)
     asked = likely.parts(extra_specs, wanted)
     isolate = extra_specs.get('group_policy') == 'isolate'
-    asking = _anybody(request)
-    weights = scores.pack([host.gpus for host in hosts], extra_specs, asking)
+    score = Scores(
+        expected, request, gpu_classes(extra_specs), _anybody(request)
+    )
     found = [
-        _decide(host, weight, asked, isolate, wanted, request)
-        for host, weight in zip(hosts, weights, strict=True)
+        _decide(host, score(host.gpus), asked, isolate, wanted, request)
+        for host in hosts
     ]
     return sorted(
         found, key=lambda d: (d.refused_by or '', -(d.weight or 0), d.host)
@@ -130,19 +138,16 @@ def _decide(
     ordered = order(found, gpus, _anybody(request), current=current)
     taken = ordered[0]['allocations']
     cards: list[str] = []
-    lacking = None
+    notes = []
     for provider, allocation in taken.items():
         pool = gpus.providers[provider]
-        chosen = _cards(host, pool, allocation['resources'], request)
+        chosen, note = _cards(host, pool, allocation['resources'], request)
         cards += chosen
-        if not chosen:
-            lacking = (
-                f'no free cards of {pool.key} share {request.topology} now: '
-                f'nova-compute would hand the server on'
-            )
+        if note is not None:
+            notes.append(note)
     return Decision(
         host.name,
-        reason=lacking,
+        reason='; '.join(notes) or None,
         weight=weight,
         pools=tuple(gpus.providers[provider].key for provider in taken),
         cards=tuple(cards),
@@ -150,8 +155,8 @@ def _decide(
 
 
 def _anybody(request: GpuRequest) -> Tenant:
-    """A new server of a project that has none yet."""
-    return Tenant('', None, request.isolation)
+    """A new server, none of those that are there, of a project without any."""
+    return Tenant('new', None, request.isolation)
 
 
 def _cards(
@@ -159,13 +164,27 @@ def _cards(
     pool: PoolState,
     resources: Mapping[str, int],
     request: GpuRequest,
-) -> list[str]:
-    """The cards of a pool that nova-compute would choose."""
+) -> tuple[list[str], str | None]:
+    """The cards of a pool that nova-compute would choose.
+
+    And what there is to say of them: that there are none now, or that the
+    map doesn't tell.
+    """
     names = host.cards.get(pool.key, ())
     if not pool.free:  # one card, which is cut
-        return list(names) or [pool.key]
+        if not pool.admits(_anybody(request)):
+            return [], f'isolation closes the card of {pool.key} now: {ON}'
+        return list(names) or [pool.key], None
     if len(names) != len(pool.free):
         names = [f'{pool.key}[{n}]' for n in range(len(pool.free))]
+    count = sum(resources.values())
+    if pool.sizes and not pool.has_set(count, request.topology):
+        return [], f'no partition of {count} in {pool.key} is free now: {ON}'
+    if pool.sizes and count < len(pool.free):
+        return [], (
+            f'the map does not tell which cards of {pool.key} make up a '
+            f'partition of {count}'
+        )
     stand_ins = [_stand_in(n) for n in range(len(pool.free))]
     places = {
         card.address: Place(
@@ -182,13 +201,17 @@ def _cards(
         )
     }
     chosen = choose_cards(
-        sum(resources.values()),
+        count,
         (c for c, free in zip(stand_ins, pool.free, strict=True) if free),
         places,
         request.topology,
         request.topology_required,
     )
-    return [names[stand_ins.index(card)] for card in chosen]
+    if not chosen:
+        return [], (
+            f'no free cards of {pool.key} share {request.topology} now: {ON}'
+        )
+    return [names[stand_ins.index(card)] for card in chosen], None
 
 
 def _stand_in(number: int) -> Card:

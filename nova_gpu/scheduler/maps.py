@@ -27,6 +27,7 @@ from typing import Any
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.model.fragmentation import Cards, cards_of
 from nova_gpu.model.hostmap import STATS_KEY, HostMap, PoolState
 from nova_gpu.model.request import SHARED
 
@@ -48,13 +49,25 @@ class HostGpus:
     fullness: float
     instances: int | None
     providers: dict[str, PoolState]
-    used_cpus: dict[int, int]
+    used_cpus: dict[int, int] = dataclasses.field(default_factory=dict)
     partitioned: bool = False
     isolated: bool = False
+    #: By class, as far as it was asked for; hosts that are alike share it.
+    known: dict[str, tuple[Cards, int]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def cards(self, resource_class: str) -> tuple[Cards, int]:
+        """The cards that give a class, and how many units each gives."""
+        found = self.known.get(resource_class)
+        if found is None:
+            found = cards_of(self.providers.values(), resource_class)
+            self.known[resource_class] = found
+        return found
 
 
 _NO_STATS: dict[str, str] = {}
-NONE = HostGpus(frozenset(), 0.0, None, {}, {})
+NONE = HostGpus(frozenset(), 0.0, None, {})
 
 
 class MapCache:
@@ -127,7 +140,7 @@ def read_map(
     :param used_cpus: those of each NUMA node, if somebody counts them
     :raises nova_gpu.exception.InvalidHostMap: it can't be read
     """
-    found, classes, fullness = _load(text)
+    found, classes, fullness, known = _load(text)
     return HostGpus(
         classes,
         fullness,
@@ -136,6 +149,7 @@ def read_map(
         used_cpus or {},
         any(pool.sizes for pool in found.pools),
         any(pool.isolation != SHARED for pool in found.pools),
+        known,
     )
 
 
@@ -149,10 +163,12 @@ def used_cpus(host_state: Any) -> dict[int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _load(text: str) -> tuple[HostMap, frozenset[str], float]:
+def _load(
+    text: str,
+) -> tuple[HostMap, frozenset[str], float, dict[str, tuple[Cards, int]]]:
     """One map for all the hosts that are alike, which most of them are."""
     found = HostMap.load(text)
-    return found, found.classes, found.fullness
+    return found, found.classes, found.fullness, {}
 
 
 #: Shared by the filter and the weighers of a scheduler process.

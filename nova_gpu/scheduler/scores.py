@@ -10,82 +10,106 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""How good a host is for a request, as far as its map tells."""
+"""How good hosts are for a request, as far as their maps tell."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
 
-from nova_gpu import exception
+from nova_gpu.model.fragmentation import Mix, score
 from nova_gpu.model.isolation import Tenant
-from nova_gpu.model.request import SHARED, GpuRequest, gpu_classes
+from nova_gpu.model.request import SHARED, GpuRequest
+from nova_gpu.model.topology import HOST
 from nova_gpu.scheduler.maps import HostGpus
 
+#: The weight of a host where a request loses and gains nothing. No host can
+#: lose more, so that a larger multiplier of its aggregate always attracts.
+MIDDLE = 1000.0
 
-def pack(
-    hosts: Iterable[HostGpus],
-    extra_specs: Mapping[str, str],
-    asking: Tenant,
-) -> list[float]:
-    """The weights that :class:`~.weigher.GpuWeigher` gives to hosts.
 
-    :param asking: whose the request is, with the digest of its project
+class Scores:
+    """The weights that :class:`~.weigher.GpuWeigher` gives for one request.
+
+    :param mix: what is expected beside it
+    :param wanted: the classes that it asks for, of GPUs
+    :param asking: whose it is, with the digest of its project
+    :param vcpus: what it asks for beside GPUs
     """
-    wanted = gpu_classes(extra_specs)
-    if not wanted:
-        return [0.0 for _ in hosts]
-    apart = _apart(extra_specs)
-    closed = _closed(asking, wanted)
-    return [
-        0.0
-        if gpus.classes.isdisjoint(wanted)
-        else gpus.fullness - max(apart(gpus), closed(gpus))
-        for gpus in hosts
-    ]
 
+    def __init__(
+        self,
+        mix: Mix,
+        request: GpuRequest,
+        wanted: frozenset[str],
+        asking: Tenant,
+        vcpus: float = 0.0,
+        memory_mib: float = 0.0,
+    ) -> None:
+        self._effect = mix.effect
+        self._wanted = wanted
+        self._counts = [
+            (name, request.resources[name])
+            for name in sorted(wanted)
+            if request.resources.get(name)
+        ]
+        self._level = request.topology
+        self._asking = asking
+        self._vcpus = vcpus
+        self._memory_mib = memory_mib
 
-def _apart(
-    extra_specs: Mapping[str, str],
-) -> Callable[[HostGpus], float]:
-    """1 of a host without a free set of cards that share what is asked.
+    def __call__(
+        self,
+        gpus: HostGpus,
+        vcpus: float = math.inf,
+        memory_mib: float = math.inf,
+        apart: bool = False,
+    ) -> float:
+        """The weight of a host; 0 if it has no such GPUs.
 
-    Also of one whose free cards make up no partition of so many.
-    """
-    everywhere = 'gpu:topology' in extra_specs
-    try:
-        request = GpuRequest.parse(extra_specs)
-    except exception.InvalidExtraSpec:
-        return lambda gpus: 0.0  # the filter refuses it
-
-    def apart(gpus: HostGpus) -> float:
-        if not (everywhere or gpus.partitioned):
+        :param vcpus: those that are free on it, as is the memory
+        :param apart: whether it would hand the server on for what its map
+            doesn't tell
+        """
+        if gpus.classes.isdisjoint(self._wanted):
             return 0.0
-        return float(
-            not any(
-                pool.has_set(count, request.topology)
-                for pool in gpus.providers.values()
-                for name, count in request.resources.items()
-                if name in pool.totals
-            )
+        steps = 0
+        for name, count in self._counts:
+            if name in gpus.classes:
+                cards, unit = gpus.cards(name)
+                steps += self._effect(
+                    cards,
+                    unit,
+                    count,
+                    vcpus,
+                    memory_mib,
+                    self._vcpus,
+                    self._memory_mib,
+                )
+        weight = score(steps, gpus.fullness)
+        if apart or self._lacks_set(gpus) or self._is_closed(gpus):
+            return weight
+        return MIDDLE + weight
+
+    def _lacks_set(self, gpus: HostGpus) -> bool:
+        """Whether no free set of its cards shares what is asked for.
+
+        Or makes up a partition of so many.
+        """
+        if self._level == HOST and not gpus.partitioned:
+            return False
+        return not any(
+            pool.has_set(count, self._level)
+            for pool in gpus.providers.values()
+            for name, count in self._counts
+            if name in pool.totals
         )
 
-    return apart
-
-
-def _closed(
-    asking: Tenant, wanted: frozenset[str]
-) -> Callable[[HostGpus], float]:
-    """1 of a host on all of whose cards others are, that isolation parts."""
-
-    def closed(gpus: HostGpus) -> float:
-        if asking.isolation == SHARED and not gpus.isolated:
-            return 0.0
-        return float(
-            not any(
-                pool.admits(asking)
-                for pool in gpus.providers.values()
-                if not wanted.isdisjoint(pool.totals)
-            )
+    def _is_closed(self, gpus: HostGpus) -> bool:
+        """Whether others are on all of its cards, that isolation parts."""
+        if self._asking.isolation == SHARED and not gpus.isolated:
+            return False
+        return not any(
+            pool.admits(self._asking)
+            for pool in gpus.providers.values()
+            if not self._wanted.isdisjoint(pool.totals)
         )
-
-    return closed

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Fuller GPU hosts first for who wants GPUs, last for who doesn't."""
+"""Where least is lost for who wants GPUs, GPU hosts last for who doesn't."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ import nova.conf
 from nova.scheduler import utils, weights
 
 from nova_gpu import conf, exception
+from nova_gpu.model.expected import mix
+from nova_gpu.model.fragmentation import Mix
 from nova_gpu.model.isolation import Tenant, digest
-from nova_gpu.model.request import SHARED, GpuRequest, gpu_classes
-from nova_gpu.scheduler import numa, scores
+from nova_gpu.model.request import GpuRequest, gpu_classes
+from nova_gpu.scheduler import numa
 from nova_gpu.scheduler.maps import CACHE, HostGpus
+from nova_gpu.scheduler.scores import Scores
 
 CONF = nova.conf.CONF
 
@@ -45,6 +48,7 @@ class _Weigher(weights.BaseHostWeigher):
 
     def __init__(self) -> None:
         conf.register_opts(CONF)
+        _expected()  # what is wrong there stops the scheduler now
         self._key = f'gpu_{self.option}'
         self._multiplier = self._configured()
 
@@ -65,62 +69,74 @@ class _Weigher(weights.BaseHostWeigher):
         self, weighed_obj_list: Iterable[Any], weight_properties: Any
     ) -> list[float]:
         self._multiplier = self._configured()
-        gpus = CACHE.get([weighed.obj for weighed in weighed_obj_list])
-        return self._weights(gpus, weight_properties)
+        states = [weighed.obj for weighed in weighed_obj_list]
+        return self._weights(states, CACHE.get(states), weight_properties)
 
     def _weigh_object(self, obj: Any, weight_properties: Any) -> float:
-        return self._weights(CACHE.get([obj]), weight_properties)[0]
+        return self._weights([obj], CACHE.get([obj]), weight_properties)[0]
 
     @abc.abstractmethod
-    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+    def _weights(
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
+    ) -> list[float]:
         """The hosts' weights."""
 
 
-class GpuWeigher(_Weigher):
-    """Packs: a request for GPUs goes where most of them are in use.
+def _expected() -> Mix:
+    """What is expected beside each request, of the configuration."""
+    return mix(tuple(CONF.gpu.expected_request))
 
-    Hosts with many free cards stay whole for the requests that need many.
-    Those come last that have no free cards that share what ``gpu:topology``
-    asks for, or near to the server as ``gpu:numa_affinity`` does, and none
-    that ``gpu:isolation`` leaves, as far as their maps tell.
+
+class GpuWeigher(_Weigher):
+    """Places a request where most is left for those that will come.
+
+    Best is the host of whose free GPUs the least becomes unusable, see
+    :mod:`nova_gpu.model.fragmentation`, and of such the one with the most of
+    its GPUs in use. Those come last that have no free cards that share what
+    ``gpu:topology`` asks for, or near to the server as ``gpu:numa_affinity``
+    does, and none that ``gpu:isolation`` leaves, as far as their maps tell.
     """
 
-    option = 'pack_weight_multiplier'
+    option = 'weight_multiplier'
 
-    def weigh_objects(
-        self, weighed_obj_list: Iterable[Any], weight_properties: Any
+    def _weights(
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
     ) -> list[float]:
-        states = [weighed.obj for weighed in weighed_obj_list]
-        weights = super().weigh_objects(weighed_obj_list, weight_properties)
-        if not weight_properties.numa_topology:
-            return weights
-        extra_specs = weight_properties.flavor.extra_specs
-        wanted = gpu_classes(extra_specs)
+        flavor = spec_obj.flavor
+        wanted = gpu_classes(flavor.extra_specs)
+        if not wanted:
+            return [0.0] * len(hosts)
         try:
-            request = GpuRequest.parse(extra_specs)
+            request = GpuRequest.parse(flavor.extra_specs)
         except exception.InvalidExtraSpec:
-            return weights  # the filter refuses it
-        return [
-            weight
-            - (
-                not gpus.classes.isdisjoint(wanted)
-                and numa.is_apart(
-                    state, weight_properties, gpus, wanted, request
-                )
-            )
-            for state, gpus, weight in zip(
-                states, CACHE.get(states), weights, strict=True
-            )
-        ]
-
-    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
-        extra_specs = spec_obj.flavor.extra_specs
+            return [0.0] * len(hosts)  # the filter refuses it
         asking = Tenant(
             spec_obj.instance_uuid,
             digest(spec_obj.project_id),
-            extra_specs.get('gpu:isolation', SHARED),
+            request.isolation,
         )
-        return scores.pack(hosts, extra_specs, asking)
+        expected = _expected()
+        score = Scores(
+            expected, request, wanted, asking, flavor.vcpus, flavor.memory_mb
+        )
+        if not (expected.needs_host or spec_obj.numa_topology):
+            return [score(gpus) for gpus in hosts]
+        return [
+            score(
+                gpus,
+                *_free(state),
+                numa.is_apart(state, spec_obj, gpus, wanted, request),
+            )
+            for state, gpus in zip(states, hosts, strict=True)
+        ]
+
+
+def _free(state: Any) -> tuple[float, float]:
+    """The virtual CPUs and the MiB of memory that a host still gives."""
+    vcpus = state.vcpus_total * state.cpu_allocation_ratio
+    # What is free of what is there, and of what is beyond.
+    beyond = state.total_usable_ram_mb * (state.ram_allocation_ratio - 1)
+    return vcpus - state.vcpus_used, beyond + state.free_ram_mb
 
 
 class GpuAvoidWeigher(_Weigher):
@@ -128,7 +144,9 @@ class GpuAvoidWeigher(_Weigher):
 
     option = 'avoid_weight_multiplier'
 
-    def _weights(self, hosts: list[HostGpus], spec_obj: Any) -> list[float]:
+    def _weights(
+        self, states: list[Any], hosts: list[HostGpus], spec_obj: Any
+    ) -> list[float]:
         wanted = gpu_classes(spec_obj.flavor.extra_specs)
         return [
             -1.0 if gpus.classes and gpus.classes.isdisjoint(wanted) else 0.0

@@ -31,6 +31,9 @@ NAMES = (
     'candidates',
     'vgpu_acceptance',
     'tracker_steps',
+    'linked8',
+    'openb',
+    'nova_variant',
 )
 RESULTS = pathlib.Path('build/bench.json')
 COLUMNS = ('benchmark', 'ours', 'peer', 'unit', 'ratio', 'peer is')

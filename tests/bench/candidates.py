@@ -48,7 +48,7 @@ def run() -> Iterator[measure.Row]:
     """Every number of cards on every number of hosts."""
     too_many = (max(HOSTS) + 1, max(CARDS) + 1)
     for hosts in HOSTS:
-        ours, peer = (_Placement(kind, hosts) for kind in KINDS)
+        ours, peer = (Placement(kind, hosts) for kind in KINDS)
         with ours, peer:
             for cards in CARDS:
                 bounded = hosts >= too_many[0] and cards >= too_many[1]
@@ -63,7 +63,7 @@ def run() -> Iterator[measure.Row]:
 
 
 def _compare(
-    ours: _Placement, peer: _Placement, hosts: int, cards: int
+    ours: Placement, peer: Placement, hosts: int, cards: int
 ) -> measure.Row | None:
     """None if the peer takes too long."""
     times: list[tuple[float, float]] = []
@@ -82,7 +82,7 @@ def _compare(
     )
 
 
-def _alone(ours: _Placement, hosts: int, cards: int) -> measure.Row:
+def _alone(ours: Placement, hosts: int, cards: int) -> measure.Row:
     times = [ours.ask(cards) or LIMIT for _ in range(ROUNDS + 1)][1:]
     return _row(
         {'hosts': hosts, 'cards': cards, 'peer_bounded': True}, times, [LIMIT]
@@ -102,14 +102,14 @@ def _row(
     )
 
 
-class _Placement:
+class Placement:
     """A Placement in a process of its own; gone if it took too long."""
 
     def __init__(self, kind: str, hosts: int) -> None:
         self._kind = kind
         self._hosts = hosts
 
-    def __enter__(self) -> _Placement:
+    def __enter__(self) -> Placement:
         self._root = tempfile.TemporaryDirectory(dir=measure.ram_folder())
         self._start()
         return self

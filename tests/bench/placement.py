@@ -60,11 +60,11 @@ def main(kind: str, count: int, folder: str) -> None:
         if not connection.execute(
             models.ResourceProvider.__table__.select().limit(1)
         ).first():
-            _fill(connection, kind, count)
+            fill(connection, kind, count)
     print(json.dumps('ready'), flush=True)
     for line in sys.stdin:
         cards = int(line)
-        request = _request(kind, cards)
+        request = query(kind, cards)
         found: list[Any] = []
         took = measure.seconds(
             lambda: found.append(request.get_response(app))  # noqa: B023
@@ -93,23 +93,23 @@ def application(folder: str) -> Any:
     return application
 
 
-def _request(kind: str, cards: int) -> webob.Request:
+def query(kind: str, cards: int) -> webob.Request:
     """What the scheduler asks for a flavor with so many cards."""
     resources = 'VCPU:8,MEMORY_MB:65536,DISK_GB:100'
-    query = [
+    parts = [
         ('limit', '1000'),
         ('root_required', '!COMPUTE_STATUS_DISABLED'),
         ('group_policy', 'none'),
     ]
     if kind == 'pool':
-        query.append(('resources', f'{resources},{CUSTOM[kind]}:{cards}'))
+        parts.append(('resources', f'{resources},{CUSTOM[kind]}:{cards}'))
     else:
-        query.append(('resources', resources))
-        query += [
+        parts.append(('resources', resources))
+        parts += [
             (f'resources_gpu-{n}', f'{CUSTOM[kind]}:1') for n in range(cards)
         ]
     return webob.Request.blank(
-        f'/allocation_candidates?{urllib.parse.urlencode(query)}',
+        f'/allocation_candidates?{urllib.parse.urlencode(parts)}',
         headers={
             'X-Auth-Token': 'admin',
             'OpenStack-API-Version': 'placement 1.36',
@@ -117,10 +117,15 @@ def _request(kind: str, cards: int) -> webob.Request:
     )
 
 
+def root_uuid(node: str) -> str:
+    """The UUID of a host's root provider."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, node))
+
+
 def _tree(kind: str, node: str, pools: Any) -> ProviderTree:
     """One host's providers, as nova-compute makes them."""
     tree = ProviderTree()
-    tree.new_root(node, str(uuid.uuid5(uuid.NAMESPACE_DNS, node)))
+    tree.new_root(node, root_uuid(node))
     tree.update_inventory(
         node, {name: _record(n) for name, n in ROOT_INVENTORY.items()}
     )
@@ -145,7 +150,7 @@ def _record(total: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _fill(connection: Any, kind: str, count: int) -> None:
+def fill(connection: Any, kind: str, count: int) -> None:
     """Write the providers of all hosts in bulk."""
     with tempfile.TemporaryDirectory(dir=measure.ram_folder()) as root:
         tracker = host_tracker(hosts.a100_board(FakeSysfs(root)))

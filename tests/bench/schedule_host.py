@@ -16,6 +16,10 @@ Ours is a filter and two weighers, with the host's map in the cache as it is
 from the second request on; the cost of the first is a row of its own. Each
 host brings one allocation candidate. What Nova's handlers cost beside, for
 each filter and weigher whatever it does, is in a row of its own too.
+
+With NUMA on, servers have pinned CPUs, and both sides have Nova's
+NUMATopologyFilter before them, which for Nova's devices does what GpuFilter
+does for ours: it fits each server to nodes that have the devices.
 """
 
 from __future__ import annotations
@@ -31,9 +35,11 @@ from typing import Any
 
 from nova import objects
 from nova.scheduler.filters import HostFilterHandler
+from nova.scheduler.filters.numa_topology_filter import NUMATopologyFilter
 from nova.scheduler.filters.pci_passthrough_filter import PciPassthroughFilter
 from nova.scheduler.weights import HostWeightHandler, WeighedHost
 from nova.scheduler.weights.pci import PCIWeigher
+from nova.virt import hardware
 
 from nova_gpu import exception
 from nova_gpu.model.claim import Want
@@ -42,6 +48,7 @@ from nova_gpu.scheduler import maps
 from nova_gpu.scheduler.filter import GpuFilter
 from nova_gpu.scheduler.weigher import GpuAvoidWeigher, GpuWeigher
 from nova_gpu.tracker import Tracker
+from nova_gpu.virt.numa import report
 from tests.bench import measure
 from tests.fixtures import hosts
 from tests.fixtures.scheduler import (
@@ -54,6 +61,8 @@ from tests.fixtures.scheduler import (
 from tests.fixtures.sysfs import FakeSysfs
 
 HOSTS = 10_000
+#: Of these each takes a hundred times as long.
+NUMA_HOSTS = 1000
 CARDS = 8
 ROUNDS = 7
 PEER = 'PciPassthroughFilter + PCIWeigher'
@@ -122,6 +131,38 @@ def run() -> Iterator[measure.Row]:
             None,
             'MiB',
         )
+    yield _with_numa()
+
+
+def _with_numa() -> measure.Row:
+    """Servers on the NUMA node of their cards."""
+    pci = _Side([NUMATopologyFilter(), PciPassthroughFilter()], [PCIWeigher()])
+    gpu = _Side(
+        [NUMATopologyFilter(), GpuFilter()], [GpuWeigher(), GpuAvoidWeigher()]
+    )
+    devices = _numa_request({}, pci_requests=_pci_requests())
+    units = _numa_request(
+        {f'resources:{A100}': '2', 'gpu:numa_affinity': 'required'}
+    )
+    topology = _topology()
+    names = [f'h{n}' for n in range(NUMA_HOSTS)]
+    pci_hosts = [_pci_host(n, numa_topology=topology) for n in names]
+    states = _gpu_hosts(
+        _whole_maps(), 'nvidia_a100_sxm4_40gb', A100, NUMA_HOSTS,
+        numa_topology=report(topology),
+    )  # fmt: skip
+    medians = measure.in_turn(
+        lambda: gpu.classes(states, units),
+        lambda: pci.classes(pci_hosts, devices),
+        ROUNDS,
+    )
+    return measure.Row(
+        'schedule_host',
+        {'hosts': NUMA_HOSTS, 'cards': CARDS, 'of': 'whole', 'numa': 'on'},
+        *medians,
+        f'NUMATopologyFilter + {PEER}',
+        'us',
+    )
 
 
 class _Side:
@@ -134,13 +175,13 @@ class _Side:
 
         The calls are those of Nova's handlers.
         """
-        weighed = [WeighedHost(state, 0.0) for state in states]
 
         def work() -> None:
             passed = states
             for found in self.filters:
                 passed = list(found.filter_all(passed, spec))
             assert len(passed) == len(states)
+            weighed = [WeighedHost(state, 0.0) for state in passed]
             for weigher in self.weighers:
                 weigher.weigh_objects(weighed, spec)
                 for state in passed:
@@ -169,15 +210,18 @@ class _Side:
         return took / len(states) * 1e6
 
 
-def _gpu_hosts(texts: list[str], pool: str, name: str) -> list[Any]:
+def _gpu_hosts(
+    texts: list[str], pool: str, name: str, count: int = HOSTS, **fields: Any
+) -> list[Any]:
     """Hosts with one candidate each, and strings of their own."""
     return [
         host_state(
             f'h{n}',
             texts[n % len(texts)].encode().decode(),
             [candidate(f'h{n}', (pool, name, 2))],
+            **fields,
         )
-        for n in range(HOSTS)
+        for n in range(count)
     ]
 
 
@@ -252,7 +296,40 @@ def _pci_requests() -> objects.InstancePCIRequests:
     return objects.InstancePCIRequests(requests=[request])
 
 
-def _pci_host(name: str) -> Any:
+def _numa_request(extra_specs: dict[str, str], **fields: Any) -> Any:
+    """For a server that has four CPUs of one node to itself."""
+    spec = request_spec(
+        {**extra_specs, 'hw:cpu_policy': 'dedicated'},
+        image=objects.ImageMeta(properties=objects.ImageMetaProps()),
+        **fields,
+    )
+    spec.flavor.vcpus = 4
+    spec.numa_topology = hardware.numa_get_constraints(spec.flavor, spec.image)
+    return spec
+
+
+def _topology() -> str:
+    """Two nodes with 32 CPUs each, none of them in use."""
+    cells = [
+        objects.NUMACell(
+            id=node, cpuset=set(), socket=node, memory=524288,
+            pcpuset=set(range(32 * node, 32 * node + 32)), cpu_usage=0,
+            memory_usage=0, pinned_cpus=set(),
+            siblings=[{cpu} for cpu in range(32 * node, 32 * node + 32)],
+            mempages=[objects.NUMAPagesTopology(
+                size_kb=4, total=134217728, used=0, reserved=0
+            )],
+            network_metadata=objects.NetworkMetadata(
+                physnets=set(), tunneled=False
+            ),
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    text: str = objects.NUMATopology(cells=cells)._to_json()
+    return text
+
+
+def _pci_host(name: str, **fields: Any) -> Any:
     """A host whose eight cards Nova's PCI tracker has in two pools."""
     pools = [
         objects.PciDevicePool(
@@ -263,7 +340,9 @@ def _pci_host(name: str) -> Any:
     ]  # fmt: skip
     pool_list = objects.PciDevicePoolList(objects=pools)
     found = candidate(name)
-    return host_state(name, None, [found], pci_device_pools=pool_list)
+    return host_state(
+        name, None, [found], pci_device_pools=pool_list, **fields
+    )
 
 
 if __name__ == '__main__':

@@ -54,10 +54,11 @@ ALLOWED: dict[str, set[str]] = {
     'restore': {'exception', 'fabric', 'mechanism', 'model'},
     'extra_specs': {'exception', 'model'},
     'scheduler': {'conf', 'exception', 'model'},
+    'simulate': {'exception', 'model'},
     'cli': {
         'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
         'mechanism', 'model', 'privsep', 'putaside', 'rules', 'scheduler',
-        'sysfs', 'xml',
+        'simulate', 'sysfs', 'xml',
     },
     'virt': {
         'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',

@@ -43,7 +43,7 @@ class ConfTest(testtools.TestCase):
         self.conf([])
         self.assertEqual([], self.conf.gpu.rule)
         self.assertEqual('/', self.conf.gpu.host_root)
-        self.assertEqual(100.0, self.conf.gpu.pack_weight_multiplier)
+        self.assertEqual(100.0, self.conf.gpu.weight_multiplier)
         self.assertEqual(100.0, self.conf.gpu.avoid_weight_multiplier)
         self.assertIs(False, self.conf.gpu.reserve_gpu_hosts)
 

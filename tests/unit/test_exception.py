@@ -30,6 +30,13 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'number': 7, 'field': 'use', 'reason': "'x' is wrong",
     },
     exception.InvalidHostMap: {'reason': 'it has version 9'},
+    exception.InvalidExpected: {
+        'number': 2, 'field': 'share', 'reason': '7 is above 1',
+    },
+    exception.InvalidTable: {
+        'path': 'pods.csv', 'line': 3, 'column': 'num_gpu', 'value': 'x',
+        'reason': 'not a number',
+    },
     exception.MissingMechanism: {
         'wanted': ('mdev', 'whole'), 'found': ('acme',),
     },

@@ -80,7 +80,7 @@ class ExplainTest(DumpTest):
                 {
                     'Host': 'gpu2',
                     'Decision': 'passes',
-                    'Weight': 0.375,
+                    'Weight': 1023.1875,
                     'Pools': ['nvidia_a100_sxm4_40gb'],
                     'Cards': [f'nvidia_a100_sxm4_40gb[{n}]'
                               for n in range(4, 8)],
@@ -89,7 +89,7 @@ class ExplainTest(DumpTest):
                 {
                     'Host': 'gpu1',
                     'Decision': 'passes',
-                    'Weight': 0.0,
+                    'Weight': 969.0,
                     'Pools': ['nvidia_a100_sxm4_40gb'],
                     'Cards': [f'nvidia_a100_sxm4_40gb[{n}]'
                               for n in range(4)],
@@ -106,6 +106,19 @@ class ExplainTest(DumpTest):
             ],
             result.json,
         )  # fmt: skip
+
+    def test_expected_requests(self) -> None:
+        maps = self.two()
+        flavor = ('--property', f'resources:{A100}=3', '-f', 'json')
+        for kind, first in (('{"gpus": 2}', 'gpu2'), ('{"gpus": 5}', 'gpu1')):
+            result = self.explain(maps, *flavor, '--expected-request', kind)
+            self.assertEqual(first, result.json[0]['Host'], kind)
+        result = self.explain(
+            maps, *flavor, '--expected-request', '{"gpus": 0}'
+        )
+        self.assertEqual((1, ''), (result.code, result.out))
+        (line,) = result.errors
+        self.assertIn("expected_request 1, field 'gpus': 0 is", line)
 
     def test_every_format(self) -> None:
         flavor = ('--property', f'resources:{A100}=8')
@@ -147,11 +160,12 @@ class ExplainTest(DumpTest):
             *('--property', f'resources:{A100}=1'),
             *('--property', 'resources1:CUSTOM_FPGA=1'),
             *('--property', 'trait:CUSTOM_GPU_VENDOR_NVIDIA=required'),
+            *('--property', 'hw:numa_nodes=2', '--property', 'hw:x=1'),
         )
         self.assertEqual(0, result.code)
         self.assertEqual(
             [
-                'note: not looked at: CUSTOM_FPGA, '
+                'note: not looked at: CUSTOM_FPGA, hw:numa_nodes, '
                 'trait:CUSTOM_GPU_VENDOR_NVIDIA'
             ],
             result.errors,

@@ -27,6 +27,7 @@ from nova_gpu.model.claim import Want
 from nova_gpu.model.hostmap import HostMap, PoolState
 from nova_gpu.model.isolation import digest
 from nova_gpu.model.request import ISOLATION, PROJECT, SHARED, GpuRequest
+from nova_gpu.model.topology import TIES
 from tests.fixtures import hosts
 from tests.fixtures.sysfs import FakeType
 from tests.unit import base
@@ -161,6 +162,26 @@ class StateTest(base.HostTest):
         pool = PoolState('a', 'whole', {'A': 8}, used=3, reserved=1)
         self.assertEqual(4, pool.room('A'))
         self.assertGreaterEqual(0, pool.room('B'))
+
+    def test_largest_sets(self) -> None:
+        for free, expected in (
+            ((True,) * 4, {'nvlink': 2, 'switch': 2, 'numa': 3, 'host': 4}),
+            ((True, False, False, True), dict.fromkeys(TIES, 1) | {'host': 2}),
+            ((False,) * 4, dict.fromkeys(TIES, 0)),
+        ):
+            pool = PoolState(
+                'a', 'whole', {'A': 4}, 4 - sum(free),
+                numa_nodes=(0, 0, 0, 1), switches=(0, 0, -1, -1),
+                cliques=(0, 0, -1, -1), free=free,
+            )  # fmt: skip
+            self.assertEqual(
+                expected,
+                {level: pool.largest_set(level, free=True) for level in TIES},
+            )
+            self.assertEqual(
+                [2, 2, 3, 4], [pool.largest_set(level) for level in TIES]
+            )
+            self.assertEqual(any(free), pool.has_set(1, 'host'))
 
     def test_pools_by_provider(self) -> None:
         node = base.instance('node')

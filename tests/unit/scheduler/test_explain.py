@@ -17,9 +17,14 @@ from __future__ import annotations
 import dataclasses
 
 import fixtures
+import nova.conf
 import testtools
+from oslo_config import fixture as config_fixture
 
 from nova_gpu import exception
+from nova_gpu.model.claim import Want
+from nova_gpu.model.expected import mix
+from nova_gpu.model.request import GpuRequest
 from nova_gpu.scheduler import likely
 from nova_gpu.scheduler.explain import Decision, Host, explain, looked_at
 from nova_gpu.scheduler.filter import GpuFilter
@@ -37,6 +42,7 @@ from tests.fixtures.scheduler import (
     take,
 )
 from tests.fixtures.sysfs import FakeSysfs
+from tests.unit import base
 
 A40 = 'CUSTOM_GPU_NVIDIA_A40'
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
@@ -123,8 +129,8 @@ class ExplainTest(testtools.TestCase):
             # Nova doesn't weigh a host that is the only one.
             if len(weighed) > 1:
                 self.assertEqual(
-                    {name: weight / 100 for name, weight in weighed.items()},
-                    {n: found.weight for n, found in passing.items()},
+                    weighed,
+                    {n: 100 * (d.weight or 0) for n, d in passing.items()},
                     specs,
                 )
             for state in left:
@@ -142,6 +148,25 @@ class ExplainTest(testtools.TestCase):
                     if found.refused_by == 'GpuFilter'
                 },
             )
+
+    def test_what_is_expected_decides(self) -> None:
+        """As the real weigher, told the same."""
+        config = self.useFixture(config_fixture.Config(nova.conf.CONF)).config
+        weigher = GpuWeigher()
+        specs = {f'resources:{A100}': '3'}
+        names = ('a100', 'a100-used')
+        states = [host_state(name, self.maps[name]) for name in names]
+        firsts = []
+        for kinds in (['{"gpus": 5}'], ['{"gpus": 2}'], []):
+            config(group='gpu', expected_request=kinds)
+            weighed = run_weighers([weigher], states, request_spec(specs))
+            found = explain(self.known, specs, mix(tuple(kinds)))[:2]
+            self.assertEqual(
+                weighed, {d.host: 100 * (d.weight or 0) for d in found}
+            )
+            self.assertEqual(list(weighed), [d.host for d in found])
+            firsts.append(found[0].host)
+        self.assertEqual(list(names), firsts[:2])
 
     def test_cards(self) -> None:
         self.known = [
@@ -184,6 +209,52 @@ class ExplainTest(testtools.TestCase):
             'hand the server on',
             found.reason,
         )
+
+    def test_partitions(self) -> None:
+        name = 'nvidia_a100_sxm4_40gb'
+        tracker = host_tracker(hosts.divided_a100_board(self.fake()))
+        gpus = read_map(node_uuid('divided'), map_text(tracker))
+
+        def explained(count: int) -> Decision:
+            specs = {f'resources:{A100}': str(count)}
+            (found,) = explain([Host('divided', gpus)], specs)
+            return found
+
+        found = explained(8)
+        self.assertEqual((8, None), (len(found.cards), found.reason))
+        found = explained(2)
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertEqual(
+            f'the map does not tell which cards of {name} make up a '
+            f'partition of 2',
+            found.reason,
+        )
+        providers = {
+            uuid: dataclasses.replace(pool, used=4, free_sizes=(1,))
+            for uuid, pool in gpus.providers.items()
+        }
+        gpus = dataclasses.replace(gpus, providers=providers)
+        found = explained(2)
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertEqual(
+            f'no partition of 2 in {name} is free now: nova-compute would '
+            f'hand the server on',
+            found.reason,
+        )
+
+    def test_isolation_that_closes_all_cards(self) -> None:
+        tracker = host_tracker(hosts.four_t4(self.fake()))
+        for number, pool in enumerate(T4_POOLS):
+            tracker.claim(
+                base.instance(number),
+                [Want(pool, T4_4Q, 1)],
+                GpuRequest({}, isolation='project'),
+                project='p',
+            )
+        gpus = read_map(node_uuid('t4'), map_text(tracker))
+        (found,) = explain([Host('t4', gpus)], {f'resources:{T4_4Q}': '1'})
+        self.assertEqual((None, ()), (found.refused_by, found.cards))
+        self.assertIn('isolation closes the card of', str(found.reason))
 
     def test_order_and_reasons(self) -> None:
         found = explain(self.known, {f'resources:{A100}': '6'})

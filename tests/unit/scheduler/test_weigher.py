@@ -21,6 +21,7 @@ from nova import objects
 from nova.scheduler import weights as nova_weights
 from oslo_config import fixture as config_fixture
 
+from nova_gpu import exception
 from nova_gpu.scheduler.weigher import GpuAvoidWeigher, GpuWeigher
 from tests.fixtures import hosts
 from tests.fixtures.scheduler import (
@@ -79,11 +80,66 @@ class WeigherTest(testtools.TestCase):
         )
         self.assertEqual([GpuWeigher, GpuAvoidWeigher], found)
 
-    def test_requests_for_gpus_go_to_the_fullest_host(self) -> None:
+    def test_requests_for_gpus_go_where_least_is_lost(self) -> None:
         weights = self.weigh(self.states(), **{f'resources__{A100}': '1'})
-        self.assertEqual(['most', 'some'], list(weights)[:2])
-        self.assertEqual(weights['free'], weights['plain'])
-        self.assertEqual(50.0, weights['most'] - weights['some'])
+        self.assertEqual(['most', 'some', 'free', 'plain'], list(weights))
+        # Of four free cards one or two break what four could have had.
+        odd, even = (
+            host_state(name, self.a100_map(used, '{"use": "passthrough"}'))
+            for name, used in (('odd', 5), ('even', 4))
+        )
+        for count in ('1', '2'):
+            weights = self.weigh([even, odd], **{f'resources__{A100}': count})
+            self.assertEqual('odd', next(iter(weights)), count)
+
+    def test_of_equal_hosts_the_fuller_one(self) -> None:
+        rule = '{"use": "passthrough", "resource_class": "PGPU"}'
+        states = [
+            host_state('most', self.a100_map(7, rule)),
+            host_state('empty', self.a100_map(0, rule)),
+        ]
+        self.config(
+            group='gpu', expected_request=['{"gpus": 1}'],
+            weight_multiplier=1.0,
+        )  # fmt: skip
+        weights = self.weigh(states, resources__PGPU='1')
+        self.assertEqual({'most': 1000.4375, 'empty': 1000.0}, weights)
+
+    def test_what_is_expected_decides(self) -> None:
+        states = [
+            host_state(name, self.a100_map(used, '{"use": "passthrough"}'))
+            for name, used in (('five', 3), ('two', 6))
+        ]
+        for kinds, first in (
+            (['{"gpus": 2}'], 'five'),
+            (['{"gpus": 5}'], 'two'),
+        ):
+            self.config(group='gpu', expected_request=kinds)
+            weights = self.weigh(states, **{f'resources__{A100}': '1'})
+            self.assertEqual(first, next(iter(weights)), kinds)
+
+    def test_cpus_and_memory_that_run_out_beside_gpus(self) -> None:
+        text = self.a100_map(4, '{"use": "passthrough"}')
+        for kind, few in (
+            ('{"vcpus": 4}', {'vcpus': 4}),
+            ('{"memory_mib": 1024}', {'memory_mb': 1024}),
+        ):
+            free = {'free_ram_mb': few.get('memory_mb', 1048576)}
+            states = [
+                host_state('ample', text),
+                host_state('few', text, **few, **free),
+            ]
+            self.config(group='gpu', expected_request=[])
+            weights = self.weigh(states, **{f'resources__{A100}': '1'})
+            self.assertEqual(weights['ample'], weights['few'])
+            self.config(group='gpu', expected_request=[kind])
+            weights = self.weigh(states, **{f'resources__{A100}': '1'})
+            self.assertGreater(weights['ample'], weights['few'])
+
+    def test_a_wrong_kind_stops_the_scheduler(self) -> None:
+        self.config(group='gpu', expected_request=['{"gpus": 0}'])
+        error = self.assertRaises(exception.InvalidExpected, GpuWeigher)
+        self.assertIn("expected_request 1, field 'gpus': 0 ", str(error))
 
     def test_cards_that_make_up_no_partition(self) -> None:
         """A full host comes after an empty one if it can't serve."""
@@ -103,17 +159,22 @@ class WeigherTest(testtools.TestCase):
             {100.0}, {weights['plain'] - weights[n] for n in ('free', 'most')}
         )
 
-    def test_full_vgpu_hosts_count_in_units_of_their_profile(self) -> None:
-        trackers = [host_tracker(hosts.four_t4(self.fake())) for _ in range(2)]
+    def test_vgpus_go_to_cards_that_are_cut_so(self) -> None:
+        trackers = [host_tracker(hosts.four_t4(self.fake())) for _ in range(3)]
         for card in ('0000_3b_00_0', '0000_5e_00_0'):
             take(trackers[1], card, T4_8Q, 2)
         states = [
             host_state(name, map_text(tracker))
-            for name, tracker in zip(('empty', 'half'), trackers, strict=True)
+            for name, tracker in zip(('empty', 'half'), trackers, strict=False)
         ]
         weights = self.weigh(states, **{f'resources__{T4_8Q}': '1'})
+        # The cards in use are full: on both hosts an empty one is cut.
         self.assertEqual(['half', 'empty'], list(weights))
-        self.assertEqual(50.0, weights['half'] - weights['empty'])
+        take(trackers[0], '0000_3b_00_0', T4_8Q, 1)
+        states[1:] = [host_state('part', map_text(trackers[0]))]
+        states.insert(0, host_state('empty', map_text(trackers[2])))
+        weights = self.weigh(states, **{f'resources__{T4_8Q}': '1'})
+        self.assertEqual('part', next(iter(weights)))
 
     def test_other_gpus_than_the_wanted_keep_the_host_off(self) -> None:
         tracker = host_tracker(hosts.four_t4(self.fake()))
@@ -123,7 +184,8 @@ class WeigherTest(testtools.TestCase):
             host_state('a100', self.a100_map(1)),
         ]
         weights = self.weigh(states, **{f'resources__{A100}': '1'})
-        self.assertEqual(112.5, weights['a100'] - weights['t4'])
+        self.assertGreater(weights['a100'], weights['t4'])
+        self.assertEqual(-100.0, weights['t4'])
 
     def test_classes_that_a_rule_names(self) -> None:
         for name in ('VGPU', 'PGPU', 'CUSTOM_GPU_GOLD'):
@@ -160,17 +222,17 @@ class WeigherTest(testtools.TestCase):
 
     def test_multipliers(self) -> None:
         self.config(
-            group='gpu', pack_weight_multiplier=-2.0,
+            group='gpu', weight_multiplier=-2.0,
             avoid_weight_multiplier=0.0,
         )  # fmt: skip
         weights = self.weigh(self.states(), **{f'resources__{A100}': '1'})
-        self.assertEqual(-1.5, weights['most'] - weights['free'])
+        self.assertEqual(['plain', 'free', 'some', 'most'], list(weights))
         weights = self.weigh(self.states())
         self.assertEqual({0.0}, set(weights.values()))
 
     def test_metadata_of_an_aggregate_override_the_multipliers(self) -> None:
         metadata = {
-            'gpu_pack_weight_multiplier': '8',
+            'gpu_weight_multiplier': '8',
             'gpu_avoid_weight_multiplier': '7',
         }
         aggregate = objects.Aggregate(metadata=metadata)
@@ -181,14 +243,17 @@ class WeigherTest(testtools.TestCase):
             host_state('own', text, aggregates=[aggregate]),
         ]
         weights = self.weigh(states, **{f'resources__{A100}': '1'})
-        # Both are half full.
-        self.assertEqual({'gpus': 50.0, 'own': 4.0, 'plain': 0.0}, weights)
+        self.assertEqual(['gpus', 'own', 'plain'], list(weights))
+        self.assertEqual(weights['gpus'] / 100.0, weights['own'] / 8.0)
         weights = self.weigh(states)
         self.assertEqual({'plain': 0.0, 'own': -7.0, 'gpus': -100.0}, weights)
 
     def test_one_host_alone_is_weighed_as_among_others(self) -> None:
         (state,) = self.states()[3:]
         spec = request_spec({f'resources:{A100}': '1'})
-        pack, avoid = self.weighers
-        self.assertEqual(0.75, pack._weigh_object(state, spec))
+        gpu, avoid = self.weighers
+        weights = self.weigh(self.states(), **{f'resources__{A100}': '1'})
+        self.assertEqual(
+            weights['most'], 100.0 * gpu._weigh_object(state, spec)
+        )
         self.assertEqual(-1.0, avoid._weigh_object(state, request_spec({})))
