@@ -203,11 +203,18 @@ class BareHostTest(PrepareTest):
         self.assertIn('"console=tty0 iommu=pt"', self.read(GRUB))
 
     def test_broken_backup(self) -> None:
-        self.fake.write(f'{backup.FOLDER}/files.json', 'not json')
-        for option in ('--apply', '--undo'):
-            result = self.prepare(option, code=1)
-            (line,) = result.errors
-            self.assertIn(f'{backup.FOLDER}/files.json: Expecting', line)
+        for name, text, wrong in (
+            ('commands.json', '[{"words": 1}]', 'TypeError'),
+            ('commands.json', '[]', 'Expecting'),
+            ('files.json', 'not json', 'Expecting'),
+        ):
+            path = f'{backup.FOLDER}/{name}'
+            self.fake.write(path, text)
+            self.fake.write(f'{backup.FOLDER}/files.json', 'not json')
+            for option in ('--apply', '--undo'):
+                (line,) = self.prepare(option, code=1).errors
+                self.assertIn(backup.FOLDER, line)
+                self.assertIn(wrong, line)
         self.assertEqual(machine.GRUB, self.read(GRUB))
 
     def test_nothing_is_written_where_that_fails(self) -> None:
