@@ -174,7 +174,8 @@ def _steps(
     if meant == PASSTHROUGH and not has_functions(card) and model in others:
         # Others of the model stay with the vendor's driver.
         return [f'to_vfio {card.address}']
-    if meant != VGPU and not has_functions(card):
+    driver = SHARING.get(card.vendor_id)
+    if driver is None or (meant != VGPU and not has_functions(card)):
         return []
     cut = mig(use).instances
     steps = [f'mig_on {card.address}'] if cut else []
@@ -186,7 +187,7 @@ def _steps(
         steps.append(f'instances {card.address} {",".join(cut)}')
     if not steps:
         return []
-    return [f'wait_for {card.address} {SHARING[card.vendor_id]}', *steps]
+    return [f'wait_for {card.address} {driver}', *steps]
 
 
 def has_functions(card: Card) -> bool:

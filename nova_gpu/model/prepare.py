@@ -138,7 +138,7 @@ def plan(
         commands=tuple(_commands(host, distribution, changed, reboot)),
         reboot=reboot,
         left=tuple(_left(host, distribution, held)),
-        undo=tuple(_undo(host, distribution, there, changed)),
+        undo=tuple(_undo(host, distribution, there, changed, held)),
     )
 
 
@@ -259,12 +259,15 @@ def _modprobe(
 
 
 def _modules(host: Subject, passed: list[Card]) -> Iterator[File]:
-    names = ['vfio-pci'] if passed else []
+    functions = [
+        *filter(cardscript.has_functions, host.cards(PASSTHROUGH)),
+        *host.cards(VGPU, AMD),
+    ]
+    names = ['vfio-pci'] if passed or functions else []
     if host.cards(VGPU, INTEL):
         names.append('kvmgt')
-    functions = [*filter(cardscript.has_functions, host.cards(PASSTHROUGH))]
-    if functions or host.cards(VGPU, AMD):
-        names = ['vfio-pci', *names[1:], 'gim']
+    if functions:
+        names.append('gim')
     if names:
         content = HEADER + '\n'.join(names) + '\n'
         yield File(LOAD, content, 'modules that are loaded at boot')
@@ -290,9 +293,8 @@ def _commands(
 ) -> Iterator[Command]:
     if distribution == RHEL and (missing := _parameters(host)):
         words = [f'--args={" ".join(missing)}']
-        words += (
-            [f'--remove-args={" ".join(off)}'] if (off := _off(host)) else []
-        )
+        if off := _off(host):
+            words.append(f'--remove-args={" ".join(off)}')
         yield Command((*_GRUBBY, *words), 'the kernel command line')
     if GRUB in changed:
         yield Command(('update-grub',), 'the kernel command line')
@@ -315,11 +317,13 @@ def _undo(
     distribution: str | None,
     there: Mapping[str, str],
     changed: Collection[str],
+    held: Collection[object],
 ) -> Iterator[Command]:
     """What takes back the commands of a plan, and what its unit will do."""
     if distribution == RHEL and (missing := _parameters(host)):
         words = [f'--remove-args={" ".join(missing)}']
-        words += [f'--args={" ".join(off)}'] if (off := _off(host)) else []
+        if off := _off(host):
+            words.append(f'--args={" ".join(off)}')
         yield Command((*_GRUBBY, *words), 'the kernel command line')
     if UNIT in changed and UNIT not in there:
         yield Command(
@@ -328,7 +332,11 @@ def _undo(
     if SCRIPT not in changed:
         return
     for use in host.uses:
-        if cardscript.mig(use).instances and use.card.gpu_instances is None:
+        if (
+            cardscript.mig(use).instances
+            and use.card.gpu_instances is None
+            and not cardscript.is_left(host, use, held)
+        ):
             # Some cards keep MIG mode over a boot.
             address = str(use.card.address)
             yield Command(

@@ -364,6 +364,21 @@ class SharedTest(PrepareTest):
         card = self.fake.device('0000:0c:00.0')
         self.assertEqual('8\n', (card / 'sriov_numvfs').read_text())
 
+    def test_beside_each_other(self) -> None:
+        hosts.gvt_g(self.fake)
+        hosts.mi300x(self.fake)
+        self.prepare('--apply')
+        self.assertEqual(
+            ['vfio-pci', 'kvmgt', 'gim'],
+            self.read('etc/modules-load.d/nova-gpu.conf').splitlines()[1:],
+        )
+
+    def test_vendor_that_is_not_known(self) -> None:
+        device = self.fake.add_gpu(FIRST, 0x1050, vendor=0x1AF4)
+        (device / 'sriov_totalvfs').write_text('4\n')
+        result = self.prepare('--rule', '{"use": "vgpu"}')
+        self.assertNotIn(FIRST, result.out)
+
     def test_amd_with_functions(self) -> None:
         hosts.mi300x(self.fake)
         self.prepare('--apply')
