@@ -14,10 +14,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterable
+
+from nova_gpu.model.prepare import Command
 
 FOLDER = 'var/lib/nova-gpu/prepare'
 
@@ -28,12 +32,14 @@ class Backup:
     The folder holds a copy of each file that was there, and ``files.json``:
     for each path whether there was one. It is written before the file is
     changed, so that nothing is lost by a program that is stopped.
+    ``commands.json`` has the commands that take back what commands did.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = pathlib.Path(root)
         self._folder = self._root / FOLDER
         self._list = self._folder / 'files.json'
+        self._commands = self._folder / 'commands.json'
 
     def write(self, path: str, content: str) -> None:
         """Write a file, and keep what was there before the first time.
@@ -53,9 +59,31 @@ class Backup:
         if content.startswith('#!'):
             target.chmod(0o755)
 
+    def remember(self, undo: Iterable[Command]) -> None:
+        """Keep commands for :meth:`commands`; the same one only once."""
+        there = self.commands()
+        there += [command for command in undo if command not in there]
+        if there:
+            text = json.dumps([dataclasses.asdict(c) for c in there], indent=1)
+            _write(self._commands, text.encode())
+
+    def commands(self) -> list[Command]:
+        """What takes back what commands did, to be run before the rest."""
+        try:
+            found = json.loads(self._commands.read_text())
+            return [
+                Command(tuple(c['words']), c['why'], c['device'])
+                for c in found
+            ]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as exc:
+            raise OSError(f'{self._commands}: {exc!r}') from exc
+
     def restore(self) -> list[str]:
         """Bring all files back; returns their paths."""
         before = self._read()
+        self._commands.unlink(missing_ok=True)
         for path, there in before.items():
             target = self._target(path)
             if there:

@@ -32,10 +32,6 @@ from nova_gpu.sysfs.tree import Tree
 
 LOG = logging.getLogger('nova_gpu.cli')
 
-#: What :mod:`nova_gpu.model.prepare` may write.
-PATHS = (prepare.GRUB, prepare.MODPROBE, prepare.LOAD, prepare.SCRIPT,
-         prepare.UNIT)  # fmt: skip
-
 
 class HostPrepare(command.Command):
     """Print what brings this host to where its GPUs can be handed out.
@@ -56,7 +52,7 @@ class HostPrepare(command.Command):
         what.add_argument(
             '--undo',
             action='store_true',
-            help='bring back the files as they were before --apply',
+            help='take back what --apply has done',
         )
         survey.add_arguments(parser)
         return parser
@@ -76,12 +72,7 @@ class HostPrepare(command.Command):
         backup = Backup(found.root)
         try:
             if parsed_args.undo:
-                paths = backup.restore()
-                if not paths:
-                    LOG.info('nothing was changed by --apply')
-                for path in paths:
-                    self._say(f'{path} is as it was')
-                self._run(prepare.after_undo(distribution, paths), found.root)
+                self._undo(found, backup, distribution)
                 return
             plan = _plan(found, tree, distribution)
             for line in plan.left:
@@ -89,6 +80,7 @@ class HostPrepare(command.Command):
             if not plan.files and not plan.commands:
                 LOG.info('no file is left to write')
             elif parsed_args.apply:
+                backup.remember(plan.undo)
                 for file in plan.files:
                     backup.write(file.path, file.content)
                     self._say(f'{file.path} is written')
@@ -99,6 +91,37 @@ class HostPrepare(command.Command):
                 self._say('Then reboot the host.')
         except OSError as exc:
             raise error.NotPrepared(str(exc)) from exc
+
+    def _undo(
+        self,
+        found: survey.Survey,
+        backup: Backup,
+        distribution: str | None,
+    ) -> None:
+        failed = []
+        steps = backup.commands()
+        for step in steps:
+            if step.device in {str(card) for card in found.holders}:
+                LOG.warning(
+                    '%s is held by a guest: not run: %s',
+                    step.device,
+                    shlex.join(step.words),
+                )
+                continue
+            try:
+                self._run([step], found.root)
+            except error.NotPrepared as exc:
+                failed.append(str(exc))  # the files come back all the same
+        paths = backup.restore()
+        if not paths and not steps:
+            LOG.info('nothing was changed by --apply')
+        for path in paths:
+            self._say(f'{path} is as it was')
+        self._run(prepare.after_undo(distribution, paths), found.root)
+        if paths or steps:
+            self._say('Then reboot the host.')
+        if failed:
+            raise error.NotPrepared('; '.join(failed))
 
     def _say(self, line: str) -> None:
         self.app.stdout.write(f'{line}\n')
@@ -136,7 +159,7 @@ def _plan(
 ) -> prepare.Plan:
     there = {
         path: text
-        for path in PATHS
+        for path in prepare.PATHS
         if (text := _content(tree.path(path.lstrip('/')))) is not None
     }
     host = Subject(

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nova_gpu.model.addressing import needed_bits
+from nova_gpu.model.cardscript import mig
 from nova_gpu.model.device import Card
 from nova_gpu.model.finding import (
     AMD,
@@ -147,19 +148,7 @@ def _shared(card: Card, use: Use) -> Iterator[Finding]:
     """What a card lacks to be cut into vGPUs or virtual functions."""
     address = str(card.address)
     driver = SHARING.get(card.vendor_id)
-    if card.types or (card.vfs and card.vendor_id == AMD):
-        if card.gpu_instances == 0:
-            yield Finding(
-                'mig', address, ERROR, 'MIG mode is on without GPU instances',
-                'no MIG-backed vGPU can be made',
-                f'nvidia-smi mig -i {address} -cgi PROFILE,PROFILE -C',
-            )  # fmt: skip
-        elif use.reason is not None:
-            yield Finding(
-                'vgpu', address, ERROR, use.reason, 'no vGPU can be made',
-                'see what nova-gpu host show says of it',
-            )  # fmt: skip
-    elif driver is not None and card.driver != driver:
+    if not card.types and driver is not None and card.driver != driver:
         yield Finding(
             'driver', address, ERROR, f'bound to {card.driver or "no driver"}',
             f'vGPUs are made by {driver}',
@@ -167,27 +156,93 @@ def _shared(card: Card, use: Use) -> Iterator[Finding]:
             f'echo > {_SYSFS}/{address}/driver_override; '
             f'echo {address} > /sys/bus/pci/drivers_probe',
         )  # fmt: skip
-    elif card.total_vfs and not card.vfs:
+        return
+    found = list(_mig(card, use))
+    yield from found
+    if not card.types and card.total_vfs and not card.vfs:
         yield Finding(
             'virtual-functions', address, ERROR,
             f'none of {card.total_vfs} is enabled',
-            'vGPUs of this card live on them', _enable(card),
+            'vGPUs of this card live on them', _enable(card, use),
         )  # fmt: skip
+    elif found:
+        return
+    elif card.types or (card.vfs and card.vendor_id == AMD):
+        if use.reason is not None:
+            yield Finding(
+                'vgpu', address, ERROR, use.reason, 'no vGPU can be made',
+                'see what nova-gpu host show says of it',
+            )  # fmt: skip
     else:
         yield Finding(
-            'vgpu', address, ERROR, use.reason or 'its driver offers no types',
+            'vgpu', address, ERROR,
+            'no vGPU types, in /sys/class/mdev_bus or on virtual functions',
             'no vGPU can be made',
             "install the vendor's driver for hosts that make vGPUs, or check "
             "that the card's license and mode (displayless, vGPU) allow them",
         )  # fmt: skip
 
 
-def _enable(card: Card) -> str:
+def _mig(card: Card, use: Use) -> Iterator[Finding]:
+    """MIG mode and GPU instances against what the rules want."""
+    address = str(card.address)
+    wanted = mig(use)
+    cut = ','.join(wanted.instances) or 'PROFILE,PROFILE'
+    make = f'nvidia-smi mig -i {address} -cgi {cut} -C'
+    if wanted.problem:
+        yield Finding(
+            'mig', address, WARNING, f'rules: {wanted.problem}',
+            'nova-gpu host prepare makes no GPU instances of it',
+            'say by a rule for this card which profiles it is to offer, or '
+            f'make them yourself: {make}',
+        )  # fmt: skip
+    elif wanted.instances and card.gpu_instances is None:
+        yield Finding(
+            'mig', address, ERROR, 'MIG mode is off',
+            f'no vGPU {wanted.wanted[0]} can be made',
+            f'nova-gpu host prepare --apply and a reboot, or: nvidia-smi -i '
+            f'{address} -mig 1; {_enable(card, use)}; {make}',
+        )  # fmt: skip
+    elif card.gpu_instances == 0:
+        yield Finding(
+            'mig', address, ERROR, 'MIG mode is on without GPU instances',
+            'no MIG-backed vGPU can be made', make,
+        )  # fmt: skip
+    elif card.gpu_instances and use.ruling.profiles and not card.made:
+        missing = [p for p in use.ruling.profiles if not _offers(use, p)]
+        if missing:
+            yield Finding(
+                'mig', address, ERROR,
+                f'of its {card.gpu_instances} GPU instances none takes '
+                f'{missing[0]}',
+                f'no vGPU {missing[0]} can be made',
+                f'nvidia-smi mig -i {address} -dci; '
+                f'nvidia-smi mig -i {address} -dgi; {make}'
+                if wanted.instances
+                else f'nvidia-smi -i {address} -mig 0, as it is no '
+                f'MIG-backed type',
+            )  # fmt: skip
+
+
+def _offers(use: Use, profile: str) -> bool:
+    """Whether a vGPU type can be made now, by its name or id."""
+    kinds = {
+        name
+        for kind in use.card.types
+        if kind.available > 0
+        for name in (kind.id, kind.name, kind.name.partition(' ')[2])
+    }
+    return profile in kinds
+
+
+def _enable(card: Card, use: Use) -> str:
     rule = f'{{"address": "{card.address}", "virtual_functions": "all"}}'
     own = f'/usr/lib/nvidia/sriov-manage -e {card.address}'
     if card.vendor_id != NVIDIA:
         own = f'echo {card.total_vfs} > {_SYSFS}/{card.address}/sriov_numvfs'
-    return f"{own}; at each start of nova-compute: [gpu] rule = {rule}"
+    if mig(use).wanted:
+        return own  # nova-compute would do it too late
+    return f'{own}; at each start of nova-compute: [gpu] rule = {rule}'
 
 
 def _numa(host: Subject, card: Card) -> Iterator[Finding]:

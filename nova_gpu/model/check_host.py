@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from nova_gpu.model.addressing import DEFAULT_BITS, needed_bits
 from nova_gpu.model.device import Card
 from nova_gpu.model.finding import (
+    AMD,
     ERROR,
     INTEL,
     NVIDIA,
@@ -31,10 +33,15 @@ from nova_gpu.model.finding import (
 from nova_gpu.model.machine import Version
 
 #: Drivers that take a card for the screen, or instead of the vendor's.
-SCREENS = {NVIDIA: ('nouveau', 'nvidiafb', 'nova_core')}
+SCREENS = {
+    NVIDIA: ('nouveau', 'nvidiafb', 'nova_core'),
+    AMD: ('amdgpu', 'radeon'),
+}
 #: What Nova 31 and newer start with, and what moves a guest with a vGPU.
 LIBVIRT, QEMU = (8, 0, 0), (6, 2, 0)
 LIVE_LIBVIRT, LIVE_QEMU = (10, 0, 0), (8, 2, 2)
+#: Takes functions that stay at the vendor's driver; sets address widths.
+VARIANT_LIBVIRT, WIDE_LIBVIRT = (9, 7, 0), (8, 7, 0)
 DRIVER = 'gpu.GpuLibvirtDriver'
 _GRUB = (
     'in GRUB_CMDLINE_LINUX of /etc/default/grub, then run update-grub '
@@ -140,32 +147,69 @@ def vfio(host: Subject) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def vfio_ids(host: Subject) -> Iterator[Finding]:
+    """Models that vfio-pci takes at boot, whoever wants them."""
+    ids = host.machine.vfio_ids
+    found = False
+    for use in host.uses:
+        card, meant = use.card, host.meant(use)
+        where = ids.get((card.vendor_id, card.product_id))
+        if where is None or (meant == PASSTHROUGH and not card.boot_vga):
+            continue
+        found = True
+        yield Finding(
+            'vfio-ids', str(card.address),
+            ERROR if meant == VGPU else WARNING,
+            f'{card.vendor_id:04x}:{card.product_id:04x} is in the ids of '
+            f'vfio-pci ({where})',
+            'vfio-pci takes this card as well at the next boot',
+            f'remove the id there; nova-gpu host prepare binds the other '
+            f'cards of the model one by one; {_INITRAMFS}',
+        )  # fmt: skip
+    if ids and not found:
+        told = ', '.join(f'{v:04x}:{p:04x}' for v, p in sorted(ids))
+        yield Finding('vfio-ids', '', OK, told)
+
+
+def unwanted(host: Subject) -> Iterator[str]:
+    """The drivers that must not take cards, by module.
+
+    Not those of cards that stay with the host: the one that shows the
+    console, and such as a rule ignores.
+    """
+    vendors = {use.card.vendor_id for use in host.uses if host.meant(use)}
+    needed = {
+        use.card.driver
+        for use in host.uses
+        if use.card.boot_vga or host.meant(use) is None
+    }
+    for vendor in sorted(vendors & SCREENS.keys()):
+        yield from (m for m in SCREENS[vendor] if m not in needed)
+
+
 def screen_drivers(host: Subject) -> Iterator[Finding]:
     """Drivers that would take cards before anybody else."""
     machine = host.machine
-    vendors = {use.card.vendor_id for use in host.uses if host.meant(use)}
-    for vendor in sorted(vendors & SCREENS.keys()):
-        for module in SCREENS[vendor]:
-            file = '/etc/modprobe.d/nova-gpu.conf'
-            block = f'echo "blacklist {module}" >> {file}; {_INITRAMFS}'
-            if module in machine.modules:
-                yield Finding(
-                    'screen-drivers', '', WARNING, f'{module} is loaded',
-                    'it takes cards that have no driver yet', block,
-                )  # fmt: skip
-            elif module == SCREENS[vendor][0] and module not in (
-                machine.blocked
-            ):
-                yield Finding(
-                    'screen-drivers', '', WARNING,
-                    f'nothing keeps {module} from being loaded',
-                    'it may take cards at the next boot', block,
-                )  # fmt: skip
-            elif module in machine.blocked:
-                where = machine.blocked[module]
-                yield Finding(
-                    'screen-drivers', '', OK, f'{module}: blocked by {where}'
-                )
+    first = {modules[0] for modules in SCREENS.values()}
+    for module in unwanted(host):
+        file = '/etc/modprobe.d/nova-gpu.conf'
+        block = f'echo "blacklist {module}" >> {file}; {_INITRAMFS}'
+        if module in machine.modules:
+            yield Finding(
+                'screen-drivers', '', WARNING, f'{module} is loaded',
+                'it takes cards that have no driver yet', block,
+            )  # fmt: skip
+        elif module in machine.blocked:
+            where = machine.blocked[module]
+            yield Finding(
+                'screen-drivers', '', OK, f'{module}: blocked by {where}'
+            )
+        elif module in first:
+            yield Finding(
+                'screen-drivers', '', WARNING,
+                f'nothing keeps {module} from being loaded',
+                'it may take cards at the next boot', block,
+            )  # fmt: skip
 
 
 def initramfs(host: Subject) -> Iterator[Finding]:
@@ -229,6 +273,12 @@ def gvt(host: Subject) -> Iterator[Finding]:
             'gvt-g', '', ERROR, 'enable_gvt of i915 is off',
             'the card can not be shared', f'add i915.enable_gvt=1 {_GRUB}',
         )  # fmt: skip
+    elif machine.guc_submission:
+        yield Finding(
+            'gvt-g', '', ERROR, 'enable_guc of i915 has submission on',
+            'i915 does not start GVT-g together with it',
+            f'add i915.enable_guc=0 {_GRUB}',
+        )  # fmt: skip
     elif 'kvmgt' not in machine.modules:
         yield Finding(
             'gvt-g', '', ERROR, 'the module kvmgt is not loaded',
@@ -246,7 +296,7 @@ def secure_boot(host: Subject) -> Iterator[Finding]:
     on = host.machine.secure_boot
     missing = [
         module
-        for vendor, module in ((NVIDIA, 'nvidia'),)
+        for vendor, module in ((NVIDIA, 'nvidia'), (AMD, 'gim'))
         if host.cards(VGPU, vendor) and module not in host.machine.modules
     ]
     if on and missing:
@@ -286,37 +336,56 @@ def huge_pages(host: Subject) -> Iterator[Finding]:
 
 
 def versions(host: Subject) -> Iterator[Finding]:
-    """libvirt and QEMU."""
+    """libvirt and QEMU against what each mechanism needs."""
     machine = host.machine
-    live = any(card.vendor_vfio for card in host.cards(VGPU))
-    for name, version, least, for_moves in (
-        ('libvirt', machine.libvirt, LIBVIRT, LIVE_LIBVIRT),
-        ('qemu', machine.qemu, QEMU, LIVE_QEMU),
+    for name, version, needs in (
+        ('libvirt', machine.libvirt, list(_libvirt_needs(host))),
+        ('qemu', machine.qemu, list(_qemu_needs(host))),
     ):
         if version is None:
+            least = max(need for need, level, _ in needs if level == ERROR)
             yield Finding(
                 name, '', WARNING, 'no file tells its version',
                 f'at least {_text(least)} is needed',
                 f'run this as root, or look yourself: {_QUESTIONS[name]}',
             )  # fmt: skip
-        elif version < least:
+            continue
+        lacking = [need for need in needs if version < need[0]]
+        # The errors first, and of those what asks for most.
+        lacking.sort(key=lambda need: (need[1] == ERROR, need[0]))
+        for least, level, meaning in lacking[-1:]:
             yield Finding(
-                name, '', ERROR, _text(version),
-                f'Nova 31 and newer do not start with less than '
-                f'{_text(least)}',
+                name, '', level, _text(version),
+                f'{meaning} with less than {_text(least)}',
                 f'install {name} {_text(least)} or newer',
             )  # fmt: skip
-        elif live and version < for_moves:
-            yield Finding(
-                name, '', WARNING, _text(version),
-                f'servers with vGPUs can not be live migrated with less than '
-                f'{_text(for_moves)}',
-                f'install {name} {_text(for_moves)} or newer',
-            )  # fmt: skip
-        else:
+        if not lacking:
             yield Finding(name, '', OK, _text(version))
 
 
+#: A version, what it is to lack it, and what then is so.
+_Need = tuple[Version, str, str]
+
+
+def _libvirt_needs(host: Subject) -> Iterator[_Need]:
+    yield LIBVIRT, ERROR, 'Nova 31 and newer do not start'
+    if any(card.vendor_vfio for card in host.cards(VGPU)):
+        yield VARIANT_LIBVIRT, ERROR, 'guests with such vGPUs do not start'
+        yield LIVE_LIBVIRT, WARNING, _NOT_LIVE
+    if any(
+        needed_bits(0, card.bars) > DEFAULT_BITS
+        for card in host.cards(PASSTHROUGH)
+    ):
+        yield WIDE_LIBVIRT, WARNING, 'guests may miss cards with large BARs'
+
+
+def _qemu_needs(host: Subject) -> Iterator[_Need]:
+    yield QEMU, ERROR, 'Nova 31 and newer do not start'
+    if any(card.vendor_vfio for card in host.cards(VGPU)):
+        yield LIVE_QEMU, WARNING, _NOT_LIVE
+
+
+_NOT_LIVE = 'servers with vGPUs can not be live migrated'
 _QUESTIONS = {
     'libvirt': 'virsh version',
     'qemu': 'qemu-system-x86_64 --version',
@@ -338,6 +407,14 @@ def nova_user(host: Subject) -> Iterator[Finding]:
             'nova-compute may not be let in by libvirt',
             'usermod -aG libvirt nova; systemctl restart nova-compute '
             '(openstack-nova-compute on RHEL)',
+        )  # fmt: skip
+    elif host.machine.state_owner not in (None, user.uid):
+        yield Finding(
+            'nova-user', '', WARNING,
+            f'/var/lib/nova belongs to uid {host.machine.state_owner}, and '
+            f'nova is {user.uid}',
+            'nova-compute can not write down which devices it has put aside',
+            'chown nova: /var/lib/nova',
         )  # fmt: skip
     else:
         yield Finding(
@@ -368,7 +445,7 @@ def nova_conf(host: Subject) -> Iterator[Finding]:
 
 #: In the order in which things build on each other.
 CHECKS: tuple[Check, ...] = (
-    virtualization, iommu, iommu_mode, vfio, screen_drivers, initramfs,
-    vgpu_manager, gvt, secure_boot, huge_pages, versions, nova_user,
+    virtualization, iommu, iommu_mode, vfio, vfio_ids, screen_drivers,
+    initramfs, vgpu_manager, gvt, secure_boot, huge_pages, versions, nova_user,
     nova_conf,
 )  # fmt: skip

@@ -38,9 +38,13 @@ class Machine:
     ``blocked`` those that nothing may load, each with the file or the kernel
     parameter that says so. ``older`` are the files below modprobe.d that were
     changed after the ``initramfs`` of the running kernel was made.
+    ``vfio_ids`` are the models that vfio-pci is told to take, each with the
+    file or the kernel parameter that says so.
     ``huge_pages`` are the pages of each NUMA node, all sizes together.
-    ``secure_boot`` is None without UEFI, ``gvt`` without i915. ``services``
-    are the units of systemd that run. Versions are None where no file tells.
+    ``secure_boot`` is None without UEFI, ``gvt`` without i915;
+    ``guc_submission`` says whether i915 is told to let its firmware schedule.
+    ``services`` are the units of systemd that run. ``state_owner`` is the user
+    whose Nova's state is, by number. Versions are None where no file tells.
     """
 
     kernel: str = ''
@@ -51,13 +55,18 @@ class Machine:
     iommu_groups: int = 0
     modules: frozenset[str] = frozenset()
     blocked: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    vfio_ids: Mapping[tuple[int, int], str] = dataclasses.field(
+        default_factory=dict
+    )
     initramfs: str | None = None
     older: tuple[str, ...] = ()
     secure_boot: bool | None = None
     gvt: bool | None = None
+    guc_submission: bool = False
     services: frozenset[str] = frozenset()
     huge_pages: Mapping[int, int] = dataclasses.field(default_factory=dict)
     libvirt: Version | None = None
     qemu: Version | None = None
     nova: User | None = None
+    state_owner: int | None = None
     groups: frozenset[str] = frozenset()

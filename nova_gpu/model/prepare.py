@@ -21,13 +21,15 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from nova_gpu.model.check_host import SCREENS
+from nova_gpu.model import cardscript
+from nova_gpu.model.cardscript import HEADER, SCRIPT, UNIT
+from nova_gpu.model.check_host import SCREENS, unwanted
 from nova_gpu.model.device import Card
 from nova_gpu.model.finding import (
     AMD,
     INTEL,
-    NVIDIA,
     PASSTHROUGH,
+    SHARING,
     VGPU,
     Subject,
 )
@@ -36,32 +38,19 @@ from nova_gpu.model.inventory import Use
 GRUB = '/etc/default/grub'
 MODPROBE = '/etc/modprobe.d/nova-gpu.conf'
 LOAD = '/etc/modules-load.d/nova-gpu.conf'
-SCRIPT = '/etc/nova-gpu/prepare-cards'
-UNIT = '/etc/systemd/system/nova-gpu-cards.service'
+#: What a plan may write.
+PATHS = (GRUB, MODPROBE, LOAD, SCRIPT, UNIT)
 DEBIAN, RHEL = 'debian', 'rhel'
 FAMILIES = {
     'debian': DEBIAN, 'ubuntu': DEBIAN,
     'rhel': RHEL, 'fedora': RHEL, 'centos': RHEL,
 }  # fmt: skip
-_HEADER = '# Written by "nova-gpu host prepare"; --undo takes it away.\n'
+_GRUBBY = ('grubby', '--update-kernel=ALL')
+#: What turns an IOMMU off.
+_OFF = ('intel_iommu=off', 'amd_iommu=off', 'iommu=off')
 _LINE = re.compile(
     r'''^(GRUB_CMDLINE_LINUX=)(["']?)(.*?)\2[ \t]*$''', re.MULTILINE
 )
-_UNIT = f"""\
-{_HEADER}[Unit]
-Description=Drivers and virtual functions of GPUs
-After=systemd-modules-load.service
-Before=nova-compute.service openstack-nova-compute.service
-Before=nvidia-vgpu-mgr.service nvidia-vgpud.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh {SCRIPT}
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,20 +64,29 @@ class File:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """A command that makes the files count."""
+    """A command that makes the files count.
+
+    ``device`` is the card that it changes, if it changes one.
+    """
 
     words: tuple[str, ...]
     why: str
+    device: str = ''
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done; ``left`` is what is not touched, and why."""
+    """What is to be done; ``left`` is what is not touched, and why.
+
+    ``undo`` are the commands that take it back, to be run before the files
+    are as they were.
+    """
 
     files: tuple[File, ...] = ()
     commands: tuple[Command, ...] = ()
     reboot: bool = False
     left: tuple[str, ...] = ()
+    undo: tuple[Command, ...] = ()
 
 
 def family(os_release: str) -> str | None:
@@ -115,46 +113,76 @@ def plan(
     :param there: the files that are there now, by path
     :param held: the addresses of cards that guests hold
     """
-    cards = [(u, host.meant(u)) for u in host.uses]
-    passed = [u.card for u, meant in cards if meant == PASSTHROUGH]
-    passed = [c for c in passed if not c.boot_vga and not _is_shared(c)]
-    left = [
-        f'{u.card.address} shows the console (boot VGA): left as it is'
-        for u, meant in cards
-        if meant == PASSTHROUGH and u.card.boot_vga
+    passed = [
+        card
+        for card in host.cards(PASSTHROUGH)
+        if not cardscript.has_functions(card)
     ]
-    mine = [c for c in passed if c.address not in held]
-    left += [
-        f'{c.address} is held by a guest: left as it is until it is free'
-        for c in passed
-        if c.address in held and c.driver != 'vfio-pci'
-    ]
+    others = _others(host, passed)
     files = [
         *_grub(host, distribution, there),
-        *_modprobe(host, passed, _others(host, passed)),
+        *_modprobe(host, passed, others),
         *_modules(host, passed),
-        *_cards(host, mine, _others(host, passed), held),
+        *_cards(host, others, held),
     ]
     files = [f for f in files if there.get(f.path) != f.content]
+    changed = {file.path for file in files}
+    reboot = (
+        GRUB in changed
+        or (MODPROBE in changed and _are_taken(host, passed))
+        or (distribution is not None and bool(_parameters(host)))
+        or any(map(_needs_reset, host.uses))
+    )
+    return Plan(
+        files=tuple(files),
+        commands=tuple(_commands(host, distribution, changed, reboot)),
+        reboot=reboot,
+        left=tuple(_left(host, distribution, held)),
+        undo=tuple(_undo(host, distribution, there, changed, held)),
+    )
+
+
+def _left(
+    host: Subject, distribution: str | None, held: Collection[object]
+) -> Iterator[str]:
+    """What a plan leaves to the operator, with the reason."""
+    for use in host.uses:
+        card, meant = use.card, host.meant(use)
+        if meant is None:
+            continue
+        if card.boot_vga and meant == PASSTHROUGH:
+            yield (
+                f'{card.address} shows the console (boot VGA): left as it is'
+            )
+        elif cardscript.is_left(host, use, held):
+            yield (
+                f'{card.address} is held by a guest: left as it is until it '
+                f'is free'
+            )
+        elif meant == VGPU and (problem := cardscript.mig(use).problem):
+            yield f'{card.address} gets no GPU instances: {problem}'
     if distribution is None and _parameters(host):
-        left.append(
+        yield (
             'the distribution is unknown here: add '
             f'{" ".join(_parameters(host))} to the kernel command line, and '
             f'make the initramfs anew'
         )
-    changed = {file.path for file in files}
-    return Plan(
-        files=tuple(files),
-        commands=tuple(_commands(host, distribution, changed)),
-        reboot=bool(changed & {GRUB, MODPROBE})
-        or (distribution is not None and bool(_parameters(host))),
-        left=tuple(left),
-    )  # fmt: skip
 
 
-def _is_shared(card: Card) -> bool:
-    """Whether it is its virtual functions that are passed through."""
-    return bool(card.vfs) and card.vendor_id == AMD
+def _are_taken(host: Subject, passed: list[Card]) -> bool:
+    """Whether somebody has cards now that modprobe.d takes from him."""
+    return not host.machine.modules.isdisjoint(unwanted(host)) or any(
+        card.driver not in (None, 'vfio-pci') for card in passed
+    )
+
+
+def _needs_reset(use: Use) -> bool:
+    """MIG mode can't be turned on beneath virtual functions."""
+    return (
+        bool(cardscript.mig(use).instances)
+        and use.card.gpu_instances is None
+        and bool(use.card.vfs)
+    )
 
 
 def _others(host: Subject, passed: list[Card]) -> set[tuple[int, int]]:
@@ -184,6 +212,10 @@ def _parameters(host: Subject) -> list[str]:
     return [p for p in wanted if p not in machine.command_line]
 
 
+def _off(host: Subject) -> list[str]:
+    return [p for p in host.machine.command_line if p in _OFF]
+
+
 def _grub(
     host: Subject, distribution: str | None, there: Mapping[str, str]
 ) -> Iterator[File]:
@@ -196,7 +228,7 @@ def _grub(
     before = match[3].split() if match else []
     # It may be there, and only the reboot be due.
     words = [*before, *(p for p in missing if p not in before)]
-    words = [w for w in words if w not in ('intel_iommu=off', 'iommu=off')]
+    words = [w for w in words if w not in _OFF]
     line = f'GRUB_CMDLINE_LINUX="{" ".join(words)}"'
     if match:
         content = text[: match.start()] + line + text[match.end() :]
@@ -208,91 +240,62 @@ def _grub(
 def _modprobe(
     host: Subject, passed: list[Card], others: set[tuple[int, int]]
 ) -> Iterator[File]:
-    lines = []
-    vendors = {use.card.vendor_id for use in host.uses if host.meant(use)}
-    for vendor in sorted(vendors & SCREENS.keys()):
-        lines += [f'blacklist {module}' for module in SCREENS[vendor]]
+    lines = [f'blacklist {module}' for module in unwanted(host)]
     ids = sorted({_model(c) for c in passed} - others)
     if ids:
         told = ','.join(
             f'{vendor:04x}:{product:04x}' for vendor, product in ids
         )
         lines.append(f'options vfio-pci ids={told}')
+        # Also the vendor's own, which may be there for other cards.
         drivers = sorted(
-            {
-                card.driver
-                for card in passed
-                if card.driver not in (None, 'vfio-pci')
-            }
-            | {m for v, _ in ids for m in SCREENS.get(v, ())}
+            {m for v, _ in ids for m in SCREENS.get(v, ())}
+            | {SHARING[vendor] for vendor, _ in ids if vendor in SHARING}
         )
         lines += [f'softdep {driver} pre: vfio-pci' for driver in drivers]
     if lines:
-        content = _HEADER + '\n'.join(lines) + '\n'
+        content = HEADER + '\n'.join(lines) + '\n'
         yield File(MODPROBE, content, 'who may take the cards at boot')
 
 
 def _modules(host: Subject, passed: list[Card]) -> Iterator[File]:
-    names = ['vfio-pci'] if passed else []
+    functions = [
+        *filter(cardscript.has_functions, host.cards(PASSTHROUGH)),
+        *host.cards(VGPU, AMD),
+    ]
+    names = ['vfio-pci'] if passed or functions else []
     if host.cards(VGPU, INTEL):
         names.append('kvmgt')
+    if functions:
+        names.append('gim')
     if names:
-        content = _HEADER + '\n'.join(names) + '\n'
+        content = HEADER + '\n'.join(names) + '\n'
         yield File(LOAD, content, 'modules that are loaded at boot')
 
 
 def _cards(
     host: Subject,
-    passed: list[Card],
     others: set[tuple[int, int]],
     held: Collection[object],
 ) -> Iterator[File]:
     """A unit for what is done to single cards at each boot."""
-    lines = []
-    for card in passed:
-        if _model(card) in others:
-            # Others of the model stay with the vendor's driver.
-            lines += _override(card)
-    for use in host.uses:
-        if host.meant(use) == VGPU and use.card.address not in held:
-            lines += _functions(use)
-    if not lines:
-        return
-    text = '\n'.join(('#!/bin/sh', _HEADER.rstrip(), 'set -u', *lines))
-    yield File(SCRIPT, f'{text}\n', 'what single cards need at each boot')
-    yield File(UNIT, _UNIT, 'runs it before nova-compute')
-
-
-def _override(card: Card) -> list[str]:
-    device = f'/sys/bus/pci/devices/{card.address}'
-    return [
-        f'echo vfio-pci > {device}/driver_override',
-        f'[ ! -e {device}/driver ] || [ "$(basename "$(readlink '
-        f'{device}/driver)")" = vfio-pci ] || '
-        f'echo {card.address} > {device}/driver/unbind',
-        f'echo {card.address} > /sys/bus/pci/drivers_probe',
-    ]
-
-
-def _functions(use: Use) -> list[str]:
-    """Virtual functions, unless a rule lets nova-compute enable them."""
-    card = use.card
-    if not card.total_vfs or use.ruling.virtual_functions:
-        return []
-    if card.vendor_id == NVIDIA:
-        return [f'/usr/lib/nvidia/sriov-manage -e {card.address}']
-    return []
+    text = cardscript.script(host, others, held)
+    if text is not None:
+        yield File(SCRIPT, text, 'what single cards need at each boot')
+        yield File(UNIT, cardscript.UNIT_TEXT, 'runs it before nova-compute')
 
 
 def _commands(
-    host: Subject, distribution: str | None, changed: Collection[str]
+    host: Subject,
+    distribution: str | None,
+    changed: set[str],
+    reboot: bool,
 ) -> Iterator[Command]:
-    missing = _parameters(host)
-    if distribution == RHEL and missing:
-        yield Command(
-            ('grubby', '--update-kernel=ALL', f'--args={" ".join(missing)}'),
-            'the kernel command line',
-        )
+    if distribution == RHEL and (missing := _parameters(host)):
+        words = [f'--args={" ".join(missing)}']
+        if off := _off(host):
+            words.append(f'--remove-args={" ".join(off)}')
+        yield Command((*_GRUBBY, *words), 'the kernel command line')
     if GRUB in changed:
         yield Command(('update-grub',), 'the kernel command line')
     if MODPROBE in changed and distribution is not None:
@@ -300,8 +303,47 @@ def _commands(
     if UNIT in changed:
         yield Command(('systemctl', 'daemon-reload'), 'the new unit')
         yield Command(
-            ('systemctl', 'enable', 'nova-gpu-cards.service'), 'the new unit'
+            ('systemctl', 'enable', cardscript.UNIT_NAME), 'the new unit'
         )
+    if changed & {SCRIPT, UNIT} and not reboot:
+        yield Command(
+            ('systemctl', 'restart', cardscript.UNIT_NAME),
+            'what it does at each boot, now',
+        )
+
+
+def _undo(
+    host: Subject,
+    distribution: str | None,
+    there: Mapping[str, str],
+    changed: Collection[str],
+    held: Collection[object],
+) -> Iterator[Command]:
+    """What takes back the commands of a plan, and what its unit will do."""
+    if distribution == RHEL and (missing := _parameters(host)):
+        words = [f'--remove-args={" ".join(missing)}']
+        if off := _off(host):
+            words.append(f'--args={" ".join(off)}')
+        yield Command((*_GRUBBY, *words), 'the kernel command line')
+    if UNIT in changed and UNIT not in there:
+        yield Command(
+            ('systemctl', 'disable', cardscript.UNIT_NAME), 'its unit goes'
+        )
+    if SCRIPT not in changed:
+        return
+    for use in host.uses:
+        if (
+            cardscript.mig(use).instances
+            and use.card.gpu_instances is None
+            and not cardscript.is_left(host, use, held)
+        ):
+            # Some cards keep MIG mode over a boot.
+            address = str(use.card.address)
+            yield Command(
+                ('/bin/sh', SCRIPT, 'without-mig', address),
+                'MIG mode was off',
+                address,
+            )
 
 
 def refresh(distribution: str) -> Command:
@@ -321,7 +363,4 @@ def after_undo(
     if MODPROBE in paths and distribution is not None:
         yield refresh(distribution)
     if UNIT in paths:
-        yield Command(
-            ('systemctl', 'disable', 'nova-gpu-cards.service'), 'its unit goes'
-        )
         yield Command(('systemctl', 'daemon-reload'), 'its unit goes')

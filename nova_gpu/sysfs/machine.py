@@ -45,8 +45,12 @@ LIBRARIES = ('usr/lib64', 'usr/lib/x86_64-linux-gnu',
              'usr/lib/aarch64-linux-gnu')  # fmt: skip
 CAPABILITIES = 'var/cache/libvirt/qemu/capabilities'
 PACKAGES = 'var/lib/dpkg/status'
+STATE = 'var/lib/nova'
 _LIMIT = 16 * 1024 * 1024
 _FLAGS = re.compile(r'^flags\s*:(.*)$', re.MULTILINE)
+_IDS = re.compile(
+    r'([0-9a-f]{4}):([0-9a-f]{4})(?::[0-9a-f:]*)?', re.IGNORECASE
+)
 _LIBVIRT = re.compile(r'libvirt\.so\.0\.([0-9]{1,6})\.([0-9]{1,3})')
 _QEMU = re.compile(r'<version>([0-9]{1,9})</version>')
 _NOTHING = (['/bin/false'], ['/bin/true'],
@@ -79,10 +83,12 @@ def read_machine(tree: Tree) -> Machine:
         iommu_groups=len(tree.names(GROUPS)),
         modules=modules,
         blocked=_blocked(tree, files, command_line),
+        vfio_ids=_vfio_ids(tree, files, command_line),
         initramfs=initramfs,
         older=tuple(f for f in files if _is_newer(tree, f, initramfs)),
         secure_boot=_secure_boot(tree),
         gvt=_gvt(tree, modules),
+        guc_submission=_guc_submission(tree),
         services=frozenset(
             name.removesuffix('.service')
             for folder in SLICES
@@ -93,6 +99,7 @@ def read_machine(tree: Tree) -> Machine:
         libvirt=_libvirt(tree),
         qemu=_qemu(tree),
         nova=_user(tree, 'nova'),
+        state_owner=_owner(tree, STATE),
         groups=frozenset(name for name, _, _ in _groups(tree)),
     )
 
@@ -140,6 +147,31 @@ def _blocked(
     return found
 
 
+def _vfio_ids(
+    tree: Tree, files: tuple[str, ...], command_line: tuple[str, ...]
+) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
+    told: list[tuple[str, str]] = []
+    for name in files:
+        for line in (tree.text(name) or '').splitlines():
+            words = line.replace('-', '_').split()
+            if words[:2] == ['options', 'vfio_pci']:
+                told += [(word, f'/{name}') for word in words[2:]]
+    for parameter in command_line:
+        module, dot, option = parameter.partition('.')
+        if dot and module.replace('-', '_') == 'vfio_pci':
+            told.append((option, parameter))
+    for option, where in told:
+        key, _, value = option.partition('=')
+        if key != 'ids':
+            continue
+        for text in value.split(','):
+            if match := _IDS.fullmatch(text):
+                model = int(match[1], 16), int(match[2], 16)
+                found.setdefault(model, where)
+    return found
+
+
 def _is_newer(tree: Tree, name: str, than: str | None) -> bool:
     if than is None or not name.startswith('etc/'):
         return False
@@ -167,6 +199,19 @@ def _gvt(tree: Tree, modules: frozenset[str]) -> bool | None:
         return None
     text = tree.text('sys/module/i915/parameters/enable_gvt', optional=True)
     return text in ('Y', '1')
+
+
+def _guc_submission(tree: Tree) -> bool:
+    """Bit 0 of the parameter; -1 leaves it to the driver."""
+    text = tree.text('sys/module/i915/parameters/enable_guc', optional=True)
+    return text is not None and text.isdecimal() and bool(int(text) & 1)
+
+
+def _owner(tree: Tree, name: str) -> int | None:
+    try:
+        return os.stat(tree.path(name)).st_uid
+    except OSError:
+        return None
 
 
 def _huge_pages(tree: Tree) -> Iterator[tuple[int, int]]:

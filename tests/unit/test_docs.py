@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import nova
 import nova.conf
 import testtools
 from nova import exception as nova_exception
@@ -95,9 +96,25 @@ def settings() -> list[tuple[str, str, str]]:
 def documented() -> list[str]:
     """The messages that the page on troubleshooting explains."""
     lines = re.findall(r'^``(.*)``$', TROUBLE.read_text(), re.M)
-    texts = [text for line in lines for text in line.split('``, ``')]
-    texts.remove('Unable to load the virtualization driver')  # Nova's own
-    return texts
+    return [text for line in lines for text in line.split('``, ``')]
+
+
+#: Messages of others that the page explains, with where they are.
+OTHERS = {
+    # hw/vfio/container.c
+    ('QEMU', 'group … is not viable'),
+    # src/util/virpci.c, src/util/virmdev.c, src/hypervisor/virhostdev.c
+    ('libvirt', 'Device … not found: could not access …'),
+    ('libvirt', "mediated device '…' not found"),
+    ('libvirt',
+     'Unmanaged PCI device … must be manually detached from the host'),
+}  # fmt: skip
+
+
+def others() -> set[tuple[str, str]]:
+    """The messages of others that the page explains, with who says it."""
+    found = re.findall(r'^``(.*)`` \((\w+)\)$', TROUBLE.read_text(), re.M)
+    return {(who, text) for text, who in found}
 
 
 def messages() -> Iterator[str]:
@@ -280,6 +297,19 @@ class DocumentationTest(testtools.TestCase):
             self.assertGreater(
                 max(literally(message, start) for message in said), 10, text
             )
+
+    def test_what_others_say(self) -> None:
+        said = {pair for pair in others() if pair[0] != 'Nova'}
+        self.assertEqual(OTHERS, said)
+        texts = [
+            re.sub(r'%\(\w+\)s', '…', path.read_text())
+            for name in ('exception.py', 'virt/driver.py')
+            for path in [pathlib.Path(nova.__file__).parent / name]
+        ]
+        own = [text for who, text in others() if who == 'Nova']
+        self.assertGreater(len(own), 3)
+        for text in own:
+            self.assertTrue(any(text in there for there in texts), text)
 
     def test_widths_read_as_documented(self) -> None:
         bars = [64 * hosts.GIB + 32 * hosts.MIB] * 8

@@ -151,6 +151,29 @@ class WholeCardTest(HostCheckTest):
         self.remove('sys/module/vfio_pci')
         self.assert_found('vfio', 'error', 'vfio_pci', 'modprobe vfio-pci')
 
+    def test_ids_of_vfio(self) -> None:
+        self.fake.write(
+            machine.BLACKLIST,
+            'blacklist nouveau\noptions vfio-pci ids=10de:2235,1002:74A1\n',
+        )
+        machine.at(self.fake, machine.BLACKLIST, 1000)
+        self.assertEqual(
+            '1002:74a1, 10de:2235', self.found(0)['vfio-ids']['Seen']
+        )
+        rule = json.dumps({'address': CARD, 'use': 'ignore'})
+        row = self.found(1, '--rule', rule)['vfio-ids']
+        self.assertEqual(
+            f'10de:2235 is in the ids of vfio-pci (/{machine.BLACKLIST})',
+            row['Seen'],
+        )
+        self.remove(machine.BLACKLIST)
+        machine.command_line(
+            self.fake,
+            'iommu=pt modprobe.blacklist=nouveau vfio-pci.ids=10de:2235',
+        )
+        row = self.found(1, '--rule', rule)['vfio-ids']
+        self.assertIn('(vfio-pci.ids=10de:2235)', row['Seen'])
+
     def test_driver_of_the_screen(self) -> None:
         machine.modules(self.fake, 'nouveau')
         self.assert_found(
@@ -174,6 +197,26 @@ class WholeCardTest(HostCheckTest):
             'modprobe.blacklist=nouveau',
             self.found(0)['screen-drivers']['Seen'],
         )
+
+    def test_driver_of_the_console_stays(self) -> None:
+        machine.modules(self.fake, 'nouveau')
+        self.fake.add_gpu(
+            '0000:01:00.0', 0x1EB8, class_code=0x0300, boot_vga=1,
+            driver='nouveau', iommu_group=1,
+        )  # fmt: skip
+        rows = self.found(1)
+        self.assertNotIn('screen-drivers', rows)
+        self.assertEqual('warning', rows['console']['Result'])
+
+    def test_drivers_of_other_vendors(self) -> None:
+        self.remove('sys/bus/pci/devices')
+        hosts.mi300x(self.fake)
+        machine.cpu(self.fake, 'vmx', 52)
+        machine.modules(self.fake, 'amdgpu')
+        self.assert_found(
+            'screen-drivers', 'warning', 'amdgpu is loaded',
+            'blacklist amdgpu',
+        )  # fmt: skip
 
     def test_initramfs_of_before(self) -> None:
         machine.at(self.fake, machine.BLACKLIST, 3000)
@@ -202,6 +245,29 @@ class WholeCardTest(HostCheckTest):
             'Architecture: amd64\nVersion: 1:8.2.2+ds-0ubuntu1.4\n\n',
         )
         self.assertEqual('8.2.2', self.found(0)['qemu']['Seen'])
+
+    def test_wide_addresses_need_a_newer_libvirt(self) -> None:
+        self.fake.add_gpu(
+            '0000:81:00.0', 0x20B0, iommu_group=31, resettable=True,
+            bars=(256 << 30, 32 << 20), driver='vfio-pci',
+        )  # fmt: skip
+        self.assertEqual(0, self.check().code)
+        folder = 'usr/lib/x86_64-linux-gnu'
+        self.remove(f'{folder}/libvirt.so.0.10000.0')
+        self.fake.write(f'{folder}/libvirt.so.0.8006.0', b'')
+        (row,) = self.check('--problems').json
+        self.assertEqual(('libvirt', 'warning'), (row['Check'], row['Result']))
+        self.assertIn('large BARs with less than 8.7.0', row['Meaning'])
+
+    def test_state_that_is_not_novas(self) -> None:
+        self.fake.write('var/lib/nova/x', '')
+        self.found(0)
+        self.fake.write(
+            'etc/passwd', 'nova:x:64060:64060::/var/lib/nova:/bin/sh\n'
+        )
+        self.assert_found(
+            'nova-user', 'warning', 'nova is 64060', 'chown nova:'
+        )
 
     def test_nova_is_in_no_group(self) -> None:
         self.fake.write('etc/group', 'libvirt:x:119:adm\nnova:x:64060:\n')
@@ -272,6 +338,14 @@ class WholeCardTest(HostCheckTest):
             'isolation', 'error', 'IOMMU group 30 with 0000:42:00.0', 'ACS'
         )
 
+    def test_group_with_companions(self) -> None:
+        """A card's own audio and USB functions go along with it."""
+        for number, code in ((1, 0x0403), (2, 0x0C03)):
+            self.fake.add_function(
+                f'0000:41:00.{number}', 0x10DE, 0x1AEF, code, iommu_group=30
+            )
+        self.assertEqual('NVIDIA A40: whole', self.found(0)['card']['Seen'])
+
     def test_no_way_to_reset(self) -> None:
         (self.fake.device(CARD) / 'reset').unlink()
         self.assert_found('reset', 'warning', 'no way', 'newer kernel')
@@ -341,6 +415,21 @@ class VgpuTest(HostCheckTest):
         self.assertEqual(['qemu'], [r['Check'] for r in result.json])
         self.assertIn('live migrated', result.json[0]['Meaning'])
 
+    def test_vendor_vfio_with_an_old_libvirt(self) -> None:
+        hosts.a10_vendor_vfio(self.fake)
+        machine.vgpu_manager(self.fake)
+        folder = 'usr/lib/x86_64-linux-gnu'
+        self.remove(f'{folder}/libvirt.so.0.10000.0')
+        for number, level, least in (
+            ('9006', 'error', '9.7.0'), ('9007', 'warning', '10.0.0'),
+        ):  # fmt: skip
+            name = f'{folder}/libvirt.so.0.{number}.0'
+            self.fake.write(name, b'')
+            (row,) = self.check('--problems').json
+            self.assertEqual(level, row['Result'])
+            self.assertIn(f'less than {least}', row['Meaning'])
+            self.remove(name)
+
     def problems(self, *args: str) -> dict[str, str]:
         result = self.check('--problems', *args)
         return {r['Check']: r['Mend'] for r in result.json}
@@ -376,6 +465,64 @@ class VgpuTest(HostCheckTest):
         self.assertEqual({'virtual-functions'}, found.keys())
         self.assertIn(f'sriov-manage -e {CARD}', found['virtual-functions'])
 
+    def test_nothing_in_mdev_bus(self) -> None:
+        """The manager is there, the functions too, but the types aren't."""
+        self.fake.add_gpu(
+            CARD, 0x2235, iommu_group=30, driver='nvidia',
+            virtual_functions=32, vf_driver='nvidia',
+        )  # fmt: skip
+        machine.vgpu_manager(self.fake, 'nvidia_vgpu_vfio')
+        (row,) = self.check('--problems', '--rule', VGPU_RULE).json
+        self.assertEqual(('vgpu', CARD), (row['Check'], row['Device']))
+        self.assertIn('/sys/class/mdev_bus', row['Seen'])
+        self.assertIn('license', row['Mend'])
+
+    def test_ids_of_vfio_with_the_model(self) -> None:
+        hosts.four_t4(self.fake)
+        machine.vgpu_manager(self.fake, 'nvidia_vgpu_vfio')
+        self.fake.write(
+            'etc/modprobe.d/v.conf', 'options vfio_pci ids=10de:1eb8\n'
+        )
+        machine.at(self.fake, 'etc/modprobe.d/v.conf', 1000)
+        result = self.check('--problems')
+        self.assertEqual(2, result.code)
+        self.assertEqual({'vfio-ids'}, {r['Check'] for r in result.json})
+        self.assertIn('/etc/modprobe.d/v.conf', result.json[0]['Seen'])
+
+    def mig_rule(self, *profiles: str) -> tuple[str, str]:
+        return '--rule', json.dumps({'profiles': list(profiles)})
+
+    def test_mig_mode_against_the_rules(self) -> None:
+        machine.vgpu_manager(self.fake, 'nvidia_vgpu_vfio')
+        for make in (hosts.a100_mig, hosts.a100_mig_vendor_vfio):
+            self.remove('sys/bus/pci/devices')
+            card = '0000:c1:00.0'
+            make(self.fake)
+            small = self.mig_rule('A100-1-5C', 'A100-2-10C')
+            self.assertEqual({}, self.problems(*small))
+            found = self.problems(*self.mig_rule('A100-3-20C', 'A100-1-5C'))
+            self.assertEqual({'mig'}, found.keys())
+            cut = '3g.20gb,1g.5gb,1g.5gb,1g.5gb,1g.5gb'
+            self.assertIn(
+                f'nvidia-smi mig -i {card} -dgi; nvidia-smi mig -i {card} '
+                f'-cgi {cut} -C',
+                found['mig'],
+            )
+            # Types that share the card by time need it off.
+            found = self.problems(*self.mig_rule('A100-20C'))
+            self.assertEqual(
+                f'nvidia-smi -i {card} -mig 0, as it is no MIG-backed type',
+                found['mig'],
+            )
+            found = self.problems(*self.mig_rule('A100-20C', 'A100-1-5C'))
+            self.assertIn('say by a rule', found['mig'])
+            self.fake.set_gpu_instances(card, None)
+            self.assertEqual({}, self.problems(*self.mig_rule('A100-20C')))
+            found = self.problems(*small)
+            self.assertIn(f'nvidia-smi -i {card} -mig 1', found['mig'])
+            self.assertNotIn('virtual_functions', found['mig'])
+            self.fake.remove(card)
+
     def test_mig_without_instances(self) -> None:
         hosts.a100_mig(self.fake)
         machine.vgpu_manager(self.fake, 'nvidia_vgpu_vfio')
@@ -403,9 +550,22 @@ class VgpuTest(HostCheckTest):
         parameter = 'sys/module/i915/parameters/enable_gvt'
         self.assertIn('i915.enable_gvt=1', self.problems()['gvt-g'])
         self.fake.write(parameter, 'Y\n')
+        guc = 'sys/module/i915/parameters/enable_guc'
+        for value in ('1', '3'):
+            self.fake.write(guc, f'{value}\n')
+            self.assertIn('i915.enable_guc=0', self.problems()['gvt-g'])
+        self.fake.write(guc, '-1\n')
         self.assertIn('modprobe kvmgt', self.problems()['gvt-g'])
         machine.modules(self.fake, 'kvmgt')
         self.assertEqual({}, self.problems())
+
+    def test_secure_boot_with_amd(self) -> None:
+        self.fake.write(machine.SECURE_BOOT, b'\x06\x00\x00\x00\x01')
+        hosts.mi300x(self.fake, enabled_vfs=0)
+        machine.cpu(self.fake, 'vmx', 52)
+        self.assertIn('mokutil', self.problems()['secure-boot'])
+        machine.modules(self.fake, 'gim')
+        self.assertNotIn('secure-boot', self.problems())
 
     def test_amd(self) -> None:
         hosts.mi300x(self.fake)
