@@ -138,11 +138,12 @@ class Exporter(command.Command):
             watch,
             nvml=not parsed_args.no_nvml,
         )
-        with _told_once():
+        with _told_once() as told:
             try:
                 first = collector.look(strict=True)
                 if not parsed_args.partial:
                     _check(first)
+                told.silent = False
                 registry = prometheus_client.CollectorRegistry()
                 registry.register(collector)
                 if parsed_args.once:
@@ -218,14 +219,18 @@ def _serve(address: str, port: int, application: Any) -> None:
 class _Once(logging.Filter):
     """Lets a message pass when it is new, not at each scrape.
 
-    Those of warnings that went are few: a host has so many files.
+    None while it is ``silent``: what keeps the program from a start is told
+    in one line.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._told: set[str] = set()
+        self.silent = True
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if self.silent:
+            return False
         text = record.getMessage()
         if text in self._told:
             return False
@@ -234,10 +239,10 @@ class _Once(logging.Filter):
 
 
 @contextlib.contextmanager
-def _told_once() -> Iterator[None]:
+def _told_once() -> Iterator[_Once]:
     told = _Once()
     LOG.addFilter(told)
     try:
-        yield
+        yield told
     finally:
         LOG.removeFilter(told)

@@ -283,7 +283,7 @@ class ExporterTest(ExporterBase):
         """It doesn't start, and one line says so."""
         result = self.exporter('--no-nvml')
         self.assertEqual(1, result.code)
-        line = result.errors[-1]
+        (line,) = result.errors
         for word in words:
             self.assertIn(word, line)
 
