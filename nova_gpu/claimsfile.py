@@ -112,11 +112,12 @@ class ClaimsFile:
             content = json.loads(text)
             if content['version'] != VERSION:
                 raise ValueError(f'version {content["version"]}')
+            claims = tuple(map(_claim, content['claims']))
             return Told(
                 node=content['node'],
                 running=self.running(),
-                claims=tuple(map(_claim, content['claims'])),
-                times=_times(content),
+                claims=claims,
+                times=_times(content, claims),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise ValueError(
@@ -146,15 +147,12 @@ class ClaimsFile:
         return False
 
 
-def _times(content: dict[str, Any]) -> ClaimTimes:
+def _times(content: dict[str, Any], claims: Iterable[Claim]) -> ClaimTimes:
     """The times, which earlier releases didn't tell."""
     return ClaimTimes(
         since={
-            record['consumer']: (
-                told_state(_claim(record)),
-                float(record['since']),
-            )
-            for record in content['claims']
+            claim.consumer: (told_state(claim), float(record['since']))
+            for claim, record in zip(claims, content['claims'], strict=True)
             if 'since' in record
         },
         settled=int(content.get('settled', 0)),

@@ -28,6 +28,7 @@ from nova_gpu.cli.compare import compare
 from nova_gpu.cli.nvmlwatch import Watch
 from nova_gpu.cli.survey import Survey, Surveyor
 from nova_gpu.model import metric, sampling
+from nova_gpu.model.audit import Difference
 from nova_gpu.model.claim import ALLOCATED, Claim
 from nova_gpu.model.metric import METRICS, Metric, Samples
 from nova_gpu.sysfs.proc import read_listening
@@ -60,6 +61,7 @@ class Collector:
         self._watch = watch
         self._nvml = nvml
         self._lock = threading.Lock()
+        self._compared: tuple[Any, list[Difference]] | None = None
 
     def collect(self) -> Iterator[Any]:
         """What prometheus_client makes a page of."""
@@ -112,7 +114,7 @@ class Collector:
         sampling.add_instances(samples, found.held)
         sampling.add_differences(
             samples,
-            compare(found, told),
+            self._differences(found, told),
             claims if running else (),
         )
         if told is not None and running:
@@ -123,6 +125,15 @@ class Collector:
             samples.set(metric.SOURCE_UP, is_up, source)
         samples.set(metric.READ_FILES, found.reads + tree.reads)
         samples.set(metric.WARNINGS, len(found.snapshot.warnings))
+
+    def _differences(
+        self, found: Survey, told: Told | None
+    ) -> list[Difference]:
+        """Compare, unless all is as it was."""
+        seen = found, told
+        if self._compared is None or self._compared[0] != seen:
+            self._compared = seen, compare(found, told)
+        return self._compared[1]
 
     def _ask_driver(self, samples: Samples) -> bool:
         if self._watch is None:
