@@ -10,9 +10,10 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What nova-compute holds, told to who audits the host.
+"""What nova-compute holds, told to who audits or watches the host.
 
-No database: nova-compute never reads it, and writes it anew when it starts.
+No database: nova-compute writes it anew when it starts, and reads of it only
+since when it holds what it holds, which it does nothing with but tell it on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nova_gpu.model.address import parse_address
 from nova_gpu.model.claim import Claim
+from nova_gpu.model.claimtimes import ClaimTimes, told_state
 from nova_gpu.model.inventory import Unit
 
 PATH = '/var/lib/nova/gpu/claims.json'
@@ -37,26 +40,40 @@ VERSION = 1
 class Told:
     """What was written; ``node`` is the UUID of the host's provider.
 
-    ``running`` says whether the process that wrote it still runs.
+    ``running`` says whether the process that wrote it still runs, ``times``
+    since when the claims are as they are.
     """
 
     node: str
     running: bool
     claims: tuple[Claim, ...]
+    times: ClaimTimes = dataclasses.field(default_factory=ClaimTimes)
 
 
 class ClaimsFile:
-    """The file, which is replaced as a whole at every change."""
+    """The file, which is replaced as a whole at every change.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    :param clock: tells the seconds since the epoch
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path = os.fspath(path)
+        self._clock = clock
         self._lock: int | None = None
+        self._times: ClaimTimes | None = None
 
     def write(self, node: str, claims: Iterable[Claim]) -> None:
         """Tell of all claims.
 
         :raises OSError: it can't be written
         """
+        claims = tuple(claims)
+        before = self._times or self._earlier()
+        self._times = times = before.then(claims, self._clock())
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         if self._lock is None:
             # Held until this process ends, however that happens.
@@ -71,7 +88,10 @@ class ClaimsFile:
         content = {
             'version': VERSION,
             'node': node,
-            'claims': [_record(claim) for claim in claims],
+            'settled': times.settled,
+            'settled_seconds': round(times.seconds, 3),
+            'abandoned': times.abandoned,
+            'claims': [_record(claim, times) for claim in claims],
         }
         with open(f'{self._path}.new', 'w', encoding='utf-8') as file:
             json.dump(content, file, indent=1)
@@ -92,15 +112,25 @@ class ClaimsFile:
             content = json.loads(text)
             if content['version'] != VERSION:
                 raise ValueError(f'version {content["version"]}')
+            claims = tuple(map(_claim, content['claims']))
             return Told(
                 node=content['node'],
                 running=self.running(),
-                claims=tuple(map(_claim, content['claims'])),
+                claims=claims,
+                times=_times(content, claims),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise ValueError(
                 f'{self._path} is not of this release: {exc}'
             ) from exc
+
+    def _earlier(self) -> ClaimTimes:
+        """What a process before told of the claims; its counts have ended."""
+        try:
+            told = self.read()
+        except (OSError, ValueError):
+            told = None
+        return ClaimTimes(told.times.since if told else {})
 
     def running(self) -> bool:
         """Whether the process that writes the file runs."""
@@ -117,10 +147,25 @@ class ClaimsFile:
         return False
 
 
-def _record(claim: Claim) -> dict[str, Any]:
+def _times(content: dict[str, Any], claims: Iterable[Claim]) -> ClaimTimes:
+    """The times, which earlier releases didn't tell."""
+    return ClaimTimes(
+        since={
+            claim.consumer: (told_state(claim), float(record['since']))
+            for claim, record in zip(claims, content['claims'], strict=True)
+            if 'since' in record
+        },
+        settled=int(content.get('settled', 0)),
+        seconds=float(content.get('settled_seconds', 0)),
+        abandoned=int(content.get('abandoned', 0)),
+    )
+
+
+def _record(claim: Claim, times: ClaimTimes) -> dict[str, Any]:
     return {
         'consumer': claim.consumer,
         'state': claim.state,
+        'since': round(times.since[claim.consumer][1], 3),
         'guest': claim.guest,
         'units': [
             {

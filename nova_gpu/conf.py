@@ -174,11 +174,12 @@ change this.
         default=claimsfile.PATH,
         advanced=True,
         help="""
-The file in which nova-compute tells ``nova-gpu audit`` what it holds.
+The file in which nova-compute tells ``nova-gpu audit`` and ``nova-gpu
+exporter`` what it holds, and since when.
 
-It is written at every change and never read by nova-compute, which must be
-able to write to its directory. ``nova-gpu`` looks in the default place; give
-it ``--config-file`` if you change this.
+It is written at every change. nova-compute, which must be able to write to
+its directory, decides nothing by it. ``nova-gpu`` looks in the default place;
+give it ``--config-file`` if you change this.
 """,
     ),
     cfg.StrOpt(

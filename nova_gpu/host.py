@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nova_gpu.linksfile import LinksFile
 from nova_gpu.model.address import Address
 from nova_gpu.model.device import Card, PciFunction, Snapshot
@@ -75,11 +77,16 @@ def _with_links(
     return cards
 
 
-def read_guests(tree: Tree) -> tuple[GuestDevices, ...]:
+def read_guests(
+    tree: Tree, parse: Callable[[str, str], GuestDevices] = parse_guest
+) -> tuple[GuestDevices, ...]:
     """The guests of this host from libvirt's own files.
 
     For tools that must not depend on a connection to libvirt; the driver
     asks libvirt itself. A guest that is running and defined counts once.
+
+    :param parse: makes a guest of a text and a name; who looks often may
+        remember what it made
     """
     guests: dict[str, GuestDevices] = {}
     for folder in GUESTS:
@@ -89,6 +96,6 @@ def read_guests(tree: Tree) -> tuple[GuestDevices, ...]:
             text = tree.text(f'{folder}/{name}', limit=DOMAIN_LIMIT)
             if text is None:
                 continue
-            guest = parse_guest(text, name.removesuffix('.xml'))
+            guest = parse(text, name.removesuffix('.xml'))
             guests.setdefault(guest.uuid or guest.name, guest)
     return tuple(guests.values())

@@ -25,13 +25,10 @@ from cliff import lister
 from nova_gpu import exception
 from nova_gpu.claimsfile import Told
 from nova_gpu.cli import error, release, survey
+from nova_gpu.cli.compare import compare
 from nova_gpu.cli.placement import allocated
-from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import fabric
-from nova_gpu.model.audit import CLEAN, Allocated, Difference, differences
-from nova_gpu.model.claim import ALLOCATED, Claim
-from nova_gpu.model.guest import GuestDevices
-from nova_gpu.model.inventory import Unit
+from nova_gpu.model.audit import CLEAN, Allocated, Difference
 
 LOG = logging.getLogger('nova_gpu.cli')
 
@@ -115,23 +112,10 @@ class Audit(lister.Lister):
             counted = self._counted(args, told)
         finally:
             LOG.setLevel(level)
-        # Without its settings nobody knows which cards Nova hands out.
-        sure = bool(args.config_file) and not found.nova_owns
-        claims = _claims(found, sure)
-        held = told.claims if told and told.running else None
-        seen = differences(
-            found.guests,
-            claims,
-            dict(_ours(found, sure)),
-            _devices(found),
-            counted,
-            held,
-        )
         board = fabric.board_of(found.uses)
-        if board is not None:
-            self.unseen = self.unseen or board.problem is not None
-            seen = sorted([*seen, *fabric.differences(board, claims, held)])
-        return found, seen
+        if board is not None and board.problem is not None:
+            self.unseen = True
+        return found, compare(found, told, counted)
 
     def _told(self, found: survey.Survey) -> Told | None:
         try:
@@ -197,74 +181,6 @@ class Audit(lister.Lister):
                         difference.remedy,
                     )
         return left
-
-
-def _claims(found: survey.Survey, sure: bool) -> list[Claim]:
-    """What guests hold, as nova-compute would read it when it starts.
-
-    :param sure: whether also what nova-gpu has not recorded is on cards that
-        are no others'
-    """
-    claims = []
-    taken: set[str] = set()
-    for guest in found.guests:
-        units = tuple(u for u in _units(found, guest) if sure or u.allocated)
-        if units:
-            claims.append(Claim(guest.uuid or guest.name, units, ALLOCATED))
-            taken.update(unit.device for unit in units)
-    for guest in found.guests:
-        for keeper in guest.keepers():
-            units = tuple(
-                u for u in _units(found, keeper) if u.device not in taken
-            )
-            if units:
-                claims.append(
-                    Claim(str(keeper.uuid), units, ALLOCATED, guest=guest.uuid)
-                )
-    return claims
-
-
-def _units(found: survey.Survey, guest: GuestDevices) -> tuple[Unit, ...]:
-    """What a guest names, be it there or not."""
-    there = tuple(
-        unit
-        for mechanism in found.mechanisms.values()
-        for unit in mechanism.held_by(guest, found.uses)
-    )
-    known = {unit.device for unit in there}
-    return (*there, *(u for u in guest.units if u.device not in known))
-
-
-def _ours(found: survey.Survey, sure: bool) -> Iterable[tuple[str, str]]:
-    """The vGPUs that nova-gpu has made, each with its card.
-
-    Who has set a virtual function's type doesn't show.
-
-    :param sure: whether it can't have been others
-    """
-    for use in found.uses:
-        if use.ruling.use == 'ignore':
-            continue
-        devices = [m.uuid for m in use.card.mdevs if is_ours(m.uuid)]
-        if sure:
-            devices += [
-                str(vf.address)
-                for vf in use.card.vfs
-                if vf.type_id is not None
-            ]
-        for device in devices:
-            if device not in found.put_aside:
-                yield device, str(use.card.address)
-
-
-def _devices(found: survey.Survey) -> Iterable[str]:
-    """Everything that a guest could have."""
-    for card in found.snapshot.cards:
-        yield str(card.address)
-        yield from (mdev.uuid for mdev in card.mdevs)
-        for vf in card.vfs:
-            if vf.type_id is not None or not card.vendor_vfio:
-                yield str(vf.address)
 
 
 def _may_clean(found: survey.Survey, device: str) -> None:

@@ -26,6 +26,7 @@
     ├── NotRecorded        links that can't be recorded
     ├── NotReleased        a device that stays as it is
     ├── NotPlotted         pictures that could not be made
+    ├── NotServed          metrics that nobody could read, or not all of them
     ├── NoPlacement        Placement, which can't be asked
     └── NotRestored        partitions that Fabric Manager isn't told of
 """
@@ -112,6 +113,15 @@ class NotReleased(exception.GpuError):
         self.device = device
         self.reason = reason
         super().__init__(f'{device}: {reason}')
+
+
+class NotServed(exception.GpuError):
+    """``what`` stands in the way of serving metrics; ``remedy`` ends it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f'{what}: {remedy}')
 
 
 class NoPlacement(exception.GpuError):

@@ -17,23 +17,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from nova_gpu.host import GUESTS, read_guests
-from nova_gpu.model.guest import GuestDevices
+from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.sysfs.tree import Tree
 
 LOG = logging.getLogger('nova_gpu.cli')
 
 
-def told_guests(tree: Tree) -> tuple[tuple[GuestDevices, ...], bool]:
+def told_guests(
+    tree: Tree, parse: Callable[[str, str], GuestDevices] = parse_guest
+) -> tuple[tuple[GuestDevices, ...], bool]:
     """The guests that can be read, with one line for all that can't.
 
     And whether these are all: libvirt's folder is there, every file in it
     could be read and makes sense.
     """
     before = len(tree.warnings)
-    guests = read_guests(tree)
+    guests = read_guests(tree, parse)
     warnings = tree.warnings[before:]
     denied = tuple(_denied(tree))
     for warning in warnings:

@@ -55,7 +55,7 @@ class GpuApp(app.App):
     def __init__(self) -> None:
         super().__init__(
             description="Shows a host's GPUs as Nova hands them out.",
-            version=_version(),
+            version=version(),
             command_manager=commandmanager.CommandManager(NAMESPACE),
             # Otherwise --help after a command is that of the program.
             deferred_help=True,
@@ -90,7 +90,8 @@ class GpuApp(app.App):
         raise SystemExit(1)
 
 
-def _version() -> str:
+def version() -> str:
+    """The installed release of nova-gpu."""
     try:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:

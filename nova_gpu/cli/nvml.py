@@ -87,7 +87,7 @@ class Nvml:
         with self._telling(f'NVML does not tell of its card {index}'):
             handle = library.nvmlDeviceGetHandleByIndex(index)
             info = library.nvmlDeviceGetPciInfo(handle)
-        address = _address(info)
+        address = address_of(info)
         links: collections.Counter[PciAddress] = collections.Counter()
         switches: set[PciAddress] = set()
         switched = False
@@ -102,7 +102,7 @@ class Nvml:
                     continue
                 kind = self._ask('RemoteDeviceType', handle, link)
                 remote = self._ask('RemotePciInfo', handle, link)
-                other = None if remote is None else _address(remote)
+                other = None if remote is None else address_of(remote)
                 if kind == library.NVML_NVLINK_DEVICE_TYPE_SWITCH:
                     switched = True
                     # Those that are on no PCI bus have no address.
@@ -148,7 +148,7 @@ class Nvml:
             ) from exc
 
 
-def _address(info: Any) -> PciAddress:
+def address_of(info: Any) -> PciAddress:
     # Not busId: that is bytes, and in some releases another field.
     return PciAddress(info.domain, info.bus, info.device, 0)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from nova_gpu.mechanism.base import Mechanism
 from nova_gpu.model.address import Address
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.fabric import with_partitions
-from nova_gpu.model.guest import GuestDevices
+from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import Unit, Use, classify
 from nova_gpu.model.isolation import close, tenants
 from nova_gpu.model.partition import Fabric
@@ -48,19 +49,22 @@ from nova_gpu.sysfs.functions import DEVICES
 from nova_gpu.sysfs.tree import Tree
 
 LOG = logging.getLogger('nova_gpu.cli')
+#: Texts of guests' definitions that are known the next time.
+REMEMBERED = 2048
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Survey:
     """A host's cards, what each is used for, and the guests on each.
 
-    ``units`` are what guests hold.
+    ``units`` are what guests hold, ``held`` the same, each with its guest.
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
     nova-compute holds, ``links`` what was recorded of links between cards.
     ``nova_owns`` are the options that give cards to Nova, ``compute_driver``
     is what nova.conf says, if one was given. ``all_guests_read`` is False if
-    a guest may hold what doesn't show.
+    a guest may hold what doesn't show, ``aside_read`` if more may be put
+    aside. ``reads`` counts the files of the host.
     """
 
     root: str
@@ -68,9 +72,11 @@ class Survey:
     snapshot: Snapshot
     uses: tuple[Use, ...]
     units: tuple[Unit, ...]
+    held: tuple[tuple[GuestDevices, Unit], ...]
     guests: tuple[GuestDevices, ...]
     all_guests_read: bool
     put_aside: Mapping[str, str]
+    aside_read: bool
     folder: PutAside
     claims: ClaimsFile
     links: LinksFile
@@ -78,6 +84,7 @@ class Survey:
     compute_driver: str | None
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
+    reads: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,62 +127,90 @@ def survey(args: argparse.Namespace, *, ask_fabric: bool = True) -> Survey:
     :raises UnusableSettings: a configuration file can't be read
     :raises nova_gpu.exception.InvalidRule: a rule is wrong
     """
-    settings = read_settings(args.rule, args.config_file)
-    tree = Tree(args.root or settings.host_root)
-    _check(tree)
-    settings = dataclasses.replace(
-        settings, fmpm=_below(tree, settings.fmpm, args)
-    )
-    links = LinksFile(_below(tree, settings.links_file, args))
-    snapshot = read_snapshot(tree, links)
-    for warning in snapshot.warnings:
-        LOG.warning(warning)
-    if ask_fabric:
-        snapshot = dataclasses.replace(
-            snapshot, fabric=_fabric(os.fspath(tree.root), settings)
+    return Surveyor(args, ask_fabric=ask_fabric).look()
+
+
+class Surveyor:
+    """Reads a host as often as it is asked, and its settings once."""
+
+    def __init__(
+        self, args: argparse.Namespace, *, ask_fabric: bool = True
+    ) -> None:
+        self._args = args
+        self._ask_fabric = ask_fabric
+        self._settings = read_settings(args.rule, args.config_file)
+        self._loaded = mechanisms.load()
+        # By their whole text: no time or number of a file is trusted.
+        self._parse = functools.lru_cache(REMEMBERED)(parse_guest)
+        self._last: tuple[Any, Survey] | None = None
+
+    def look(self) -> Survey:
+        """Read the host as it is now.
+
+        :raises UnusableRoot: there is no host
+        """
+        args, settings, loaded = self._args, self._settings, self._loaded
+        tree = Tree(args.root or settings.host_root)
+        _check(tree)
+        settings = dataclasses.replace(
+            settings, fmpm=_below(tree, settings.fmpm, args)
         )
-    if settings.nova_owns:
-        LOG.warning(
-            '%s: Nova itself hands out the cards listed there, which is not '
-            'looked at here',
-            ' and '.join(settings.nova_owns),
+        links = LinksFile(_below(tree, settings.links_file, args))
+        snapshot = read_snapshot(tree, links)
+        for warning in snapshot.warnings:
+            LOG.warning(warning)
+        if self._ask_fabric:
+            snapshot = dataclasses.replace(
+                snapshot, fabric=_fabric(os.fspath(tree.root), settings)
+            )
+        if settings.nova_owns:
+            LOG.warning(
+                '%s: Nova itself hands out the cards listed there, which is '
+                'not looked at here',
+                ' and '.join(settings.nova_owns),
+            )
+        folder = PutAside(_below(tree, settings.put_aside_dir, args))
+        aside = _read(folder)
+        guests, all_read = told_guests(tree, self._parse)
+        # To think costs more than to read, and mostly nothing has changed.
+        seen = snapshot, guests, all_read, aside
+        if self._last is not None and self._last[0] == seen:
+            return dataclasses.replace(self._last[1], reads=tree.reads)
+        known = aside or {}
+        empty = _uses(snapshot, loaded, settings.rules, {}, {})
+        held = tuple(_held(guests, loaded, empty))
+        on_cards: dict[Address, list[Unit]] = {}
+        holders: dict[Address, dict[str, None]] = {}
+        for guest, unit in held:
+            on_cards.setdefault(unit.card, []).append(unit)
+            holders.setdefault(unit.card, {})[guest.server] = None
+        uses = close(
+            _uses(snapshot, loaded, settings.rules, on_cards, known),
+            tenants(snapshot.cards, [(g.server, unit) for g, unit in held]),
         )
-    loaded = mechanisms.load()
-    folder = PutAside(_below(tree, settings.put_aside_dir, args))
-    aside = _read(folder)
-    empty = _uses(snapshot, loaded, settings.rules, {}, {})
-    held: dict[Address, list[Unit]] = {}
-    holders: dict[Address, list[str]] = {}
-    on_cards: list[tuple[str, Unit]] = []
-    guests, all_read = told_guests(tree)
-    for guest, unit in _held(guests, loaded, empty):
-        held.setdefault(unit.card, []).append(unit)
-        names = holders.setdefault(unit.card, [])
-        if (name := guest.keeper or guest.uuid or guest.name) not in names:
-            names.append(name)
-        on_cards.append((name, unit))
-    uses = close(
-        _uses(snapshot, loaded, settings.rules, held, aside),
-        tenants(snapshot.cards, on_cards),
-    )
-    _report_rules(settings.rules, uses)
-    return Survey(
-        root=os.fspath(tree.root),
-        settings=settings,
-        snapshot=snapshot,
-        uses=uses,
-        units=tuple(unit for units in held.values() for unit in units),
-        guests=guests,
-        all_guests_read=all_read,
-        put_aside=aside,
-        folder=folder,
-        claims=ClaimsFile(_below(tree, settings.claims_file, args)),
-        links=links,
-        nova_owns=settings.nova_owns,
-        compute_driver=settings.compute_driver,
-        holders={card: tuple(names) for card, names in holders.items()},
-        mechanisms={m.name: m for m in loaded},
-    )
+        _report_rules(settings.rules, uses)
+        found = Survey(
+            root=os.fspath(tree.root),
+            settings=settings,
+            snapshot=snapshot,
+            uses=uses,
+            units=tuple(u for units in on_cards.values() for u in units),
+            held=held,
+            guests=guests,
+            all_guests_read=all_read,
+            put_aside=known,
+            aside_read=aside is not None,
+            folder=folder,
+            claims=ClaimsFile(_below(tree, settings.claims_file, args)),
+            links=links,
+            nova_owns=settings.nova_owns,
+            compute_driver=settings.compute_driver,
+            holders={card: tuple(names) for card, names in holders.items()},
+            mechanisms={m.name: m for m in loaded},
+            reads=tree.reads,
+        )
+        self._last = seen, found
+        return found
 
 
 def _below(tree: Tree, path: str, args: argparse.Namespace) -> str:
@@ -216,12 +251,12 @@ def _check(tree: Tree) -> None:
             raise error.UnusableRoot(path, exc.strerror or str(exc)) from exc
 
 
-def _read(folder: PutAside) -> dict[str, str]:
+def _read(folder: PutAside) -> dict[str, str] | None:
     try:
         return folder.read()
     except OSError as exc:
         LOG.warning('what is put aside is not known: %s', exc)
-        return {}
+        return None
 
 
 def _uses(

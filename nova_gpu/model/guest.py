@@ -55,7 +55,8 @@ class GuestDevices:
     ``kept`` are those that it had before a resize on this host which isn't
     confirmed yet, by the consumer that holds them in Placement. Seen as a
     guest of its own, such has the real one's UUID as ``keeper``. ``project``
-    is what Nova's own metadata says, for units of which ours doesn't.
+    is what Nova's own metadata says, for units of which ours doesn't, and
+    ``flavor`` the flavor's name there.
     ``readable`` is False if the XML doesn't parse: then everything in it
     that looks like a device of the host counts as held, since a unit too
     many in use is a smaller harm than one given twice.
@@ -70,6 +71,12 @@ class GuestDevices:
     kept: tuple[tuple[str, tuple[Unit, ...]], ...] = ()
     keeper: str | None = None
     project: str | None = None
+    flavor: str | None = None
+
+    @property
+    def server(self) -> str:
+        """Whose devices these are: an instance's UUID, or a guest's name."""
+        return self.keeper or self.uuid or self.name
 
     def keepers(self) -> Iterator[GuestDevices]:
         """What is kept for each move, as if it were a guest of its own."""
@@ -82,6 +89,7 @@ class GuestDevices:
                 mdevs=frozenset(u.device for u in units if not u.functions),
                 units=units,
                 project=self.project,
+                flavor=self.flavor,
             )
 
     @property
@@ -141,6 +149,7 @@ def parse_guest(text: str, name: str) -> GuestDevices:
             functions.add(pci_address(address.attrib))
     recorded = domain.find(f'metadata/{{{NAMESPACE}}}units')
     project = domain.find('metadata/{*}instance/{*}owner/{*}project')
+    flavor = domain.find('metadata/{*}instance/{*}flavor')
     return GuestDevices(
         name=domain.findtext('name') or name,
         uuid=domain.findtext('uuid'),
@@ -149,6 +158,7 @@ def parse_guest(text: str, name: str) -> GuestDevices:
         units=_units(recorded),
         kept=_kept(recorded),
         project=None if project is None else project.get('uuid'),
+        flavor=None if flavor is None else flavor.get('name'),
     )
 
 

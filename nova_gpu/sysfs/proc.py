@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What proc tells: GPU instances, and the host's physical addresses.
+"""What proc tells: GPU instances, physical addresses, sockets.
 
 Source of the formats: NVIDIA's driver README, "The /proc interface", and
 its MIG user guide, "Device nodes and capabilities"; arch/x86/kernel/cpu/proc.c
@@ -29,6 +29,9 @@ from nova_gpu.sysfs.tree import ATTRIBUTE, Tree
 CPUINFO = 'proc/cpuinfo'
 GPUS = 'proc/driver/nvidia/gpus'
 CAPABILITIES = 'proc/driver/nvidia/capabilities'
+UNIX = 'proc/net/unix'
+#: __SO_ACCEPTCON of the kernel's include/linux/net.h.
+_ACCEPTS = '00010000'
 _MINOR = re.compile(r'^Device Minor:\s*([0-9]{1,9})\s*$', re.MULTILINE)
 _GPU_INSTANCE = re.compile(r'gi[0-9]+')
 _BITS = re.compile(
@@ -77,3 +80,25 @@ def _address_bits(path: str, stamp: tuple[int, ...]) -> int | None:
     with open(path, encoding='utf-8', errors='replace') as stream:
         match = _BITS.search(stream.read(ATTRIBUTE))
     return int(match[1]) if match else None
+
+
+def read_listening(tree: Tree) -> frozenset[str]:
+    """The paths of the Unix sockets that somebody listens on.
+
+    A connection would be the surest sign, and would start a daemon that
+    systemd keeps for later.
+    """
+    tree.reads += 1
+    try:
+        with open(tree.path(UNIX), encoding='utf-8', errors='replace') as file:
+            lines = [line.split(maxsplit=7) for line in file]
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as exc:
+        tree.warn(UNIX, exc.strerror or str(exc))
+        return frozenset()
+    return frozenset(
+        fields[7].strip()
+        for fields in lines
+        if len(fields) == 8 and fields[3] == _ACCEPTS
+    )

@@ -27,6 +27,7 @@ NAMES = (
     'schedule_host',
     'refresh',
     'cli_start',
+    'exporter',
     'boot_overhead',
     'candidates',
     'vgpu_acceptance',

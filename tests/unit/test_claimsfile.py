@@ -24,7 +24,8 @@ import testtools
 
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.model.address import PciAddress
-from nova_gpu.model.claim import ALLOCATED, Claim
+from nova_gpu.model.claim import ALLOCATED, CLAIMED, Claim
+from nova_gpu.model.claimtimes import ClaimTimes
 from nova_gpu.model.inventory import Unit
 
 NODE = '0a5c0a2e-9f1b-4c55-8d1e-0d6f6a3f9a11'
@@ -59,6 +60,7 @@ class ClaimsFileTest(testtools.TestCase):
         assert told is not None
         self.assertEqual(NODE, told.node)
         self.assertEqual((CLAIM,), told.claims)
+        self.assertEqual(['a'], list(told.times.since))
         self.assertTrue(told.running)
 
     def test_somebody_reads_when_it_is_written_first(self) -> None:
@@ -103,3 +105,75 @@ class ClaimsFileTest(testtools.TestCase):
         told = ClaimsFile(self.path).read()
         assert told is not None
         self.assertFalse(told.running)
+
+    def times(self, file: ClaimsFile, *claims: Claim) -> ClaimTimes:
+        """What is told of the times once these are the claims."""
+        file.write(NODE, claims)
+        told = file.read()
+        assert told is not None
+        return told.times
+
+    def test_times(self) -> None:
+        now = [100.0]
+        file = ClaimsFile(self.path, lambda: now[0])
+        claimed = Claim('a', (KEPT,), CLAIMED)
+        self.assertEqual(
+            ClaimTimes({'a': ('claimed', 100.0)}), self.times(file, claimed)
+        )
+        now[0] = 107.5
+        settled = Claim('a', (KEPT,), ALLOCATED)
+        failed = Claim('c', (STUCK,), CLAIMED)
+        self.assertEqual(
+            ClaimTimes(
+                {'a': ('allocated', 107.5), 'c': ('claimed', 107.5)}, 1, 7.5
+            ),
+            self.times(file, settled, failed),
+        )
+        now[0] = 110.0
+        stuck = Claim('c', (STUCK,), CLAIMED, (STUCK,))
+        found = self.times(file, settled, stuck)
+        self.assertEqual((1, 1), (found.settled, found.abandoned))
+        self.assertEqual(('stuck', 110.0), found.since['c'])
+        # What is given back at last was abandoned before.
+        found = self.times(file, settled)
+        self.assertEqual(
+            (1, 7.5, 1), (found.settled, found.seconds, found.abandoned)
+        )
+        self.assertEqual({'a': ('allocated', 107.5)}, found.since)
+
+    def test_times_over_a_restart(self) -> None:
+        before = ClaimsFile(self.path, lambda: 100.0)
+        waiting = Claim('c', (STUCK,), CLAIMED)
+        before.write(NODE, [Claim('a', (KEPT,), ALLOCATED), waiting])
+        after = ClaimsFile(self.path, lambda: 200.0)
+        found = self.times(
+            after,
+            Claim('a', (KEPT,), ALLOCATED),
+            Claim('b', (STUCK,), ALLOCATED),
+        )
+        self.assertEqual(
+            {'a': ('allocated', 100.0), 'b': ('allocated', 200.0)},
+            found.since,
+        )
+        # The one that waited isn't there any more.
+        self.assertEqual((0, 1), (found.settled, found.abandoned))
+
+    def test_file_without_times(self) -> None:
+        file = ClaimsFile(self.path, lambda: 300.0)
+        file.write(NODE, [CLAIM])
+        content = json.loads(self.path.read_text())
+        for name in ('settled', 'settled_seconds', 'abandoned'):
+            del content[name]
+        del content['claims'][0]['since']
+        self.path.write_text(json.dumps(content))
+        told = ClaimsFile(self.path).read()
+        assert told is not None
+        self.assertEqual(((CLAIM,), ClaimTimes()), (told.claims, told.times))
+
+    def test_clock_that_is_set_back(self) -> None:
+        now = [100.0]
+        file = ClaimsFile(self.path, lambda: now[0])
+        file.write(NODE, [Claim('a', (KEPT,), CLAIMED)])
+        now[0] = 50.0
+        found = self.times(file, Claim('a', (KEPT,), ALLOCATED))
+        self.assertEqual((1, 0.0), (found.settled, found.seconds))

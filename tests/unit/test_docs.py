@@ -150,6 +150,8 @@ class DocumentationTest(testtools.TestCase):
         self.root = self.useFixtureDir()
         fake = hosts.four_t4(hosts.a100_board(FakeSysfs(self.root)))
         machine.vgpu_manager(machine.well(fake), 'nvidia_vgpu_vfio')
+        machine.libvirt(fake)
+        fake.write('etc/libvirt/qemu/networks/default.xml', '<network/>')
         self.roots = [self.root]
         for make in (
             hosts.a10_vendor_vfio,

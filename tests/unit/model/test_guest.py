@@ -133,6 +133,7 @@ class MetadataTest(testtools.TestCase):
     def test_whose_it_is(self) -> None:
         novas = (
             '<n:instance xmlns:n="http://openstack.org/xmlns/libvirt/nova/1.1">'
+            '<n:flavor name="gpu.small" id="f"/>'
             '<n:owner><n:user uuid="u">U</n:user><n:project uuid="q">Q'
             '</n:project></n:owner></n:instance>'
         )
@@ -152,7 +153,11 @@ class MetadataTest(testtools.TestCase):
             )
         (keeper,) = parse_guest(text, 'x').keepers()
         self.assertEqual('q', keeper.own(UNITS[1]).project)
+        self.assertEqual('gpu.small', parse_guest(text, 'x').flavor)
+        (keeper,) = parse_guest(text, 'x').keepers()
+        self.assertEqual('gpu.small', keeper.flavor)
         self.assertIsNone(parse_guest(XML, 'x').project)
+        self.assertIsNone(parse_guest(XML, 'x').flavor)
 
     def test_nothing_recorded(self) -> None:
         text = base.domain_xml('a', UUID, [])

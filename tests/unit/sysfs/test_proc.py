@@ -18,7 +18,15 @@ import os
 import pathlib
 
 from nova_gpu.model.profile import VgpuType
-from nova_gpu.sysfs.proc import CAPABILITIES, CPUINFO, GPUS
+from nova_gpu.sysfs.proc import (
+    CAPABILITIES,
+    CPUINFO,
+    GPUS,
+    UNIX,
+    read_listening,
+)
+from nova_gpu.sysfs.tree import Tree
+from tests.fixtures import machine
 from tests.fixtures.sysfs import FakeType
 from tests.unit import base
 
@@ -159,3 +167,26 @@ class AddressBitsTest(base.HostTest):
         path.write_text(path.read_text().replace('46', '39'))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         self.assertEqual(46, self.bits())
+
+
+class ListeningTest(base.HostTest):
+    """The sockets that somebody listens on."""
+
+    def test_sockets(self) -> None:
+        machine.libvirt(self.fake)
+        self.assertEqual(
+            {'@/tmp/dbus-x', '/run/libvirt/virtqemud-sock'},
+            read_listening(Tree(self.fake.root)),
+        )
+        machine.libvirt(self.fake, running=False)
+        self.assertEqual(
+            {'@/tmp/dbus-x'}, read_listening(Tree(self.fake.root))
+        )
+
+    def test_no_file_and_an_unreadable_one(self) -> None:
+        tree = Tree(self.fake.root)
+        self.assertEqual(set(), read_listening(tree))
+        self.assertEqual([], tree.warnings)
+        pathlib.Path(self.fake.root, UNIX).mkdir(parents=True)
+        self.assertEqual(set(), read_listening(tree))
+        self.assertEqual([f'{tree.path(UNIX)}: Is a directory'], tree.warnings)
