@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         'mechanism', 'model', 'privsep', 'putaside', 'rules', 'scheduler',
         'sysfs', 'xml',
     },
+    'osc': {'exception', 'model'},
     'virt': {
         'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
         'mechanism',
