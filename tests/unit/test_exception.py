@@ -52,6 +52,20 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'action': 'creating a vGPU', 'path': '/sys/x', 'reason': 'busy',
         'errno': 16,
     },
+    exception.UnknownGpu: {
+        'what': 'card', 'wanted': 'A41', 'there': ('A40', 'T4'),
+    },
+    exception.AmbiguousGpu: {
+        'what': 'card', 'wanted': 'A100', 'found': ('A100_40', 'A100_80'),
+    },
+    exception.NoGpuSoLarge: {'memory_mib': 99000, 'largest_mib': 81920},
+    exception.ContradictoryFlavor: {
+        'option': '--display', 'reason': 'needs a vGPU',
+    },
+    exception.Untranslatable: {'name': 'VGPU', 'reason': 'which one?'},
+    exception.NoMatchingFlavor: {
+        'wanted': '1 CUSTOM_X', 'size': '4 vCPUs', 'remedy': 'make one',
+    },
 }  # fmt: skip
 
 
