@@ -1,0 +1,30 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The services that the commands ask, over one connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nova_gpu.osc.placement import Placement
+
+
+class Cloud:
+    """What the commands find as ``client_manager.gpu``.
+
+    :param connection: an :class:`openstack.connection.Connection`
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.placement = Placement(connection)

@@ -1,0 +1,103 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The errors of ``openstack gpu``; the client prints each as one line.
+
+::
+
+    GpuError
+    ├── NotAllowed         what the user's roles don't let him see or change
+    ├── NoAnswer           a service that doesn't answer as it should
+    └── NotFound           a name that the cloud doesn't know
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from keystoneauth1 import exceptions as ksa_exceptions
+from openstack import exceptions as sdk_exceptions
+
+from nova_gpu import exception
+
+
+class NotAllowed(exception.GpuError):
+    """``service`` doesn't let the user see or change ``what``."""
+
+    def __init__(self, service: str, what: str) -> None:
+        self.service = service
+        self.what = what
+        super().__init__(
+            f'{service} does not let you {what}: that takes the role admin '
+            f'in some project; "openstack gpu usage" and "openstack gpu '
+            f'profile list" work without'
+        )
+
+
+class NoAnswer(exception.GpuError):
+    """``service`` can't be asked, for the ``reason``."""
+
+    def __init__(self, service: str, what: str, reason: str) -> None:
+        self.service = service
+        self.what = what
+        self.reason = reason
+        super().__init__(
+            f'could not {what}: {service} does not answer as it should '
+            f'({reason}); see "openstack catalog show {SERVICES[service]}" '
+            f'and the log of the service'
+        )
+
+
+class NotFound(exception.GpuError):
+    """The cloud has no ``kind`` called ``name``; ``there`` are those it has.
+
+    :param remedy: what to do if there is nothing to choose from
+    """
+
+    def __init__(
+        self, kind: str, name: str, there: Sequence[str], remedy: str
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.there = tuple(there)
+        hint = f'there are: {", ".join(there)}' if there else remedy
+        super().__init__(f'there is no {kind} {name!r}; {hint}')
+
+
+#: The types, in the catalog, of the services that are asked.
+SERVICES = {
+    'Placement': 'placement',
+    'Nova': 'compute',
+    'Keystone': 'identity',
+}
+
+
+@contextlib.contextmanager
+def asking(service: str, what: str) -> Iterator[None]:
+    """Tell what was tried when a service refuses or doesn't answer.
+
+    :raises NotAllowed: the user may not do that
+    :raises NoAnswer: the service isn't there, or is broken
+    """
+    try:
+        yield
+    except sdk_exceptions.ForbiddenException as exc:
+        raise NotAllowed(service, what) from exc
+    except (
+        sdk_exceptions.SDKException,
+        ksa_exceptions.ClientException,
+        ValueError,
+        KeyError,
+    ) as exc:
+        reason = ' '.join(str(exc).split()) or type(exc).__name__
+        raise NoAnswer(service, what, reason) from exc
