@@ -232,7 +232,10 @@ def _short(
             have = 'has' if most == total else 'one provider has'
             word = ' free' if now else ''
             return f'wants {count} {name}, and {have} {most}{word} at most'
-    if any(_carries(p, part) for p in tree.members):
+    givers = [
+        p for p in tree.members if part.resources.keys() <= p.amounts.keys()
+    ]
+    if not givers or any(_carries(p, part) for p in givers):
         missing = sorted(part.required - tree.traits)
         return f'has no trait {", ".join(missing)}' if missing else None
     if part.own:
@@ -262,9 +265,7 @@ def _fits(
     if not parts:
         return _has_traits(taken)
     part, *others = parts
-    if not any(
-        part.resources.keys() & p.amounts.keys() for p in tree.members
-    ):
+    if not any(part.resources.keys() & p.amounts.keys() for p in tree.members):
         return _fits(tree, others, left, isolate, taken, tries)
     for member in tree.members:
         if next(tries, None) is None:

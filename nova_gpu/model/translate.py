@@ -135,7 +135,10 @@ class _Work:
             gpu = self.known.meanings[name]
             if gpu is None:
                 left.append(part)
-                self.notes.append(f'the alias {name} stays: it is of no GPU')
+                self.notes.append(
+                    f'the alias {name} stays: no GPU of this cloud is such '
+                    f'a device'
+                )
             else:
                 found = True
                 self._ask('', gpu, _number(ALIAS, count))

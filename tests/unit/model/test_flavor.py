@@ -128,9 +128,7 @@ class MatchingTest(testtools.TestCase):
 
     def test_there_and_back(self) -> None:
         wanted = {T4_8Q: 1}
-        self.assertEqual(
-            self.one, matching(self.plain, wanted, self.flavors)
-        )
+        self.assertEqual(self.one, matching(self.plain, wanted, self.flavors))
         self.assertEqual(self.plain, matching(self.one, {}, self.flavors))
 
     def test_none(self) -> None:
@@ -149,9 +147,7 @@ class MatchingTest(testtools.TestCase):
             self.one,
             matching(self.plain, {T4_8Q: 1}, [screen, same, self.one]),
         )
-        self.assertEqual(
-            screen, matching(self.plain, {T4_8Q: 1}, [screen])
-        )
+        self.assertEqual(screen, matching(self.plain, {T4_8Q: 1}, [screen]))
 
     def test_what_is_of_gpus(self) -> None:
         flavor = self.like(
