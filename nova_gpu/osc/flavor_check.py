@@ -47,7 +47,7 @@ class CheckGpuFlavor(command.Lister):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             'flavor', metavar='<flavor>', help='name or ID of the flavor'
         )

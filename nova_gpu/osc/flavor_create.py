@@ -46,7 +46,7 @@ class CreateGpuFlavor(command.ShowOne):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             'name', metavar='<name>', help='name of the flavor'
         )

@@ -51,7 +51,7 @@ class TranslateGpuFlavor(command.Lister):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             'flavor', metavar='<flavor>', nargs='*',
             help='name or ID of a flavor (default: all)',

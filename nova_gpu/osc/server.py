@@ -39,7 +39,7 @@ class _MoveServer(command.ShowOne):
     """What both commands have in common."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
         parser.add_argument(
             'server', metavar='<server>', help='name or ID of the server'
         )
@@ -117,7 +117,7 @@ class AttachGpuServer(_MoveServer):
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument(
             '--card', metavar='<model>', help='whole cards of a model'

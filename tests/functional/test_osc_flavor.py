@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.fixtures import hosts
 from tests.functional import osc
+from tests.unit.test_docs import commands
 
 A100 = 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB'
 T4_8Q = 'CUSTOM_VGPU_NVIDIA_T4_8Q'
@@ -106,6 +107,12 @@ class FlavorTest(osc.OscTest):
         self.assertFalse(
             self.api.get_flavor(made['id'])['os-flavor-access:is_public']
         )
+        # As the pages say it.
+        tried = commands('openstack gpu flavor create')
+        for _, *words in tried:
+            made = self.openstack_json(*words)
+            self.assertIn(made['resource_class'], (A100, T4_8Q))
+        self.assertEqual(3, len(tried))
         # More than any host has.
         code, _, err = self.openstack(
             'gpu', 'flavor', 'create', 'a100x9', '--card', A100, '--count',
