@@ -24,11 +24,48 @@ from collections.abc import Iterable, Mapping
 
 from nova_gpu import exception
 from nova_gpu.model.address import PciAddress
+from nova_gpu.model.inventory import provider_prefix
 from nova_gpu.model.profile import token
+from nova_gpu.model.request import gpu_classes
 
+_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
 _TRAIT = 'CUSTOM_GPU_'
 _VENDOR = 'CUSTOM_GPU_VENDOR_'
 _MEMORY = 'CUSTOM_GPU_MEMORY_GE_'
+
+
+def may_be_gpu(resource_class: str) -> bool:
+    """Whether a resource class may be one of GPUs: rules can name others."""
+    return bool(gpu_classes({f'resources:{resource_class}': ''}))
+
+
+def model_of(resource_class: str) -> str | None:
+    """The model of card that a class of whole cards or of VFs stands for."""
+    if not resource_class.startswith(_TRAIT):
+        return None
+    return resource_class.removeprefix(_TRAIT).removesuffix('_VF')
+
+
+def find_class(name: str, known: Iterable[str]) -> list[str]:
+    """The resource classes that somebody may mean with ``name``.
+
+    That is the class itself, or what the driver calls the profile or card,
+    with its vendor or without: ``T4-8Q``, ``NVIDIA A100-SXM4-80GB``.
+    """
+    known = sorted(known)
+    if name in known:
+        return [name]
+    wanted = token(name)
+    found = []
+    for resource_class in known:
+        for prefix in _CLASSES:
+            rest = resource_class.removeprefix(prefix)
+            if rest != resource_class and wanted in (
+                rest,
+                rest.partition('_')[2],
+            ):
+                found.append(resource_class)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,9 +111,51 @@ class Provider:
             return None
 
     @property
+    def name(self) -> str:
+        """The name that Placement has."""
+        return f'{provider_prefix(self.node)}{self.key}'
+
+    @property
+    def use(self) -> str:
+        """Whether servers get whole cards of it, or share one."""
+        return 'whole' if self.whole else 'shared'
+
+    @property
+    def memory_gib(self) -> int | None:
+        """The largest step of memory that the card reaches."""
+        steps = [
+            int(name.removeprefix(_MEMORY).removesuffix('GIB'))
+            for name in self.traits
+            if name.startswith(_MEMORY)
+            and name.removeprefix(_MEMORY).removesuffix('GIB').isdecimal()
+        ]
+        return max(steps, default=None)
+
+    @property
+    def profile(self) -> str | None:
+        """What the card gives now; None if that is still open."""
+        if len(self.stocks) == 1:
+            return next(iter(self.stocks))
+        taken = [name for name, stock in self.stocks.items() if stock.used]
+        return taken[0] if len(taken) == 1 else None
+
+    @property
+    def state(self) -> str:
+        """``empty``, ``in use``, ``full``; ``closed`` if nobody has it."""
+        if self.full == self.cards:
+            return 'full' if self.held else 'closed'
+        return 'empty' if self.empty == self.cards else 'in use'
+
+    def only(self, resource_class: str) -> Provider:
+        """The provider as if it had no other class."""
+        return dataclasses.replace(
+            self, stocks={resource_class: self.stocks[resource_class]}
+        )
+
+    @property
     def whole(self) -> bool:
         """Whether these are whole cards, and not one that servers share."""
-        return self.key.upper() == self.model
+        return f'{_TRAIT}{token(self.key)}' in self.traits
 
     @property
     def vendor(self) -> str:
@@ -107,7 +186,7 @@ class Provider:
         for name in names:
             if name.startswith(f'{self.vendor}_'):
                 return name
-        return next(iter(names), token(self.key))
+        return next(iter(names), 'unknown')
 
     @property
     def cards(self) -> int:
@@ -159,6 +238,119 @@ def by_host(providers: Iterable[Provider]) -> list[HostCards]:
             empty=sum(provider.empty for provider in group),
             full=sum(provider.full for provider in group),
             consumers=len({c for p in group for c in p.held}),
+        )
+        for key, group in sorted(groups.items())
+    ]
+
+
+def called(provider: Provider, name: str) -> bool:
+    """Whether somebody may mean this provider with ``name``."""
+    if name in (provider.uuid, provider.name, provider.key, provider.model):
+        return True
+    try:
+        return str(PciAddress.parse(name)) == provider.address
+    except exception.InvalidAddress:
+        return False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProfileStock:
+    """What cards of a model give of one class, in the whole cloud."""
+
+    resource_class: str
+    model: str
+    cards: int
+    total: int
+    used: int
+    free: int
+
+
+def by_profile(providers: Iterable[Provider]) -> list[ProfileStock]:
+    """Sum the providers up by resource class and model."""
+    groups: dict[tuple[str, str], list[Provider]] = {}
+    for provider in providers:
+        for name in provider.stocks:
+            groups.setdefault((name, provider.model), []).append(provider)
+    found = []
+    for (name, model), group in sorted(groups.items()):
+        stocks = [provider.stocks[name] for provider in group]
+        found.append(
+            ProfileStock(
+                name,
+                model,
+                cards=sum(provider.cards for provider in group),
+                total=sum(stock.total for stock in stocks),
+                used=sum(stock.used for stock in stocks),
+                free=sum(stock.free for stock in stocks),
+            )
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holding:
+    """What one consumer has of one class of cards of a model on a host."""
+
+    consumer: str
+    project: str
+    node: str
+    model: str
+    resource_class: str
+    used: int
+
+
+def holdings(
+    providers: Iterable[Provider], projects: Mapping[str, str]
+) -> list[Holding]:
+    """Who holds what, by project.
+
+    :param projects: the project of each consumer; who isn't there has just
+        been deleted
+    """
+    found: dict[tuple[str, str, str, str, str], int] = {}
+    for provider in providers:
+        for consumer, resources in provider.held.items():
+            if consumer not in projects:
+                continue
+            for name, count in resources.items():
+                key = (
+                    projects[consumer],
+                    provider.model,
+                    name,
+                    provider.node,
+                    consumer,
+                )
+                found[key] = found.get(key, 0) + count
+    return [
+        Holding(consumer, project, node, model, name, used)
+        for (project, model, name, node, consumer), used in sorted(
+            found.items()
+        )
+    ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProjectUsage:
+    """What a project has of one class of cards of a model."""
+
+    project: str
+    model: str
+    resource_class: str
+    used: int
+    consumers: int
+
+
+def by_project(found: Iterable[Holding]) -> list[ProjectUsage]:
+    """Sum up what consumers hold by project, model and class."""
+    groups: dict[tuple[str, str, str], list[Holding]] = {}
+    for held in found:
+        key = held.project, held.model, held.resource_class
+        groups.setdefault(key, []).append(held)
+    return [
+        ProjectUsage(
+            *key,
+            used=sum(held.used for held in group),
+            consumers=len({held.consumer for held in group}),
         )
         for key, group in sorted(groups.items())
     ]

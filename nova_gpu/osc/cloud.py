@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from nova_gpu.osc.compute import Compute
+from nova_gpu.osc.identity import Identity
 from nova_gpu.osc.placement import Placement
 
 
 class Cloud:
-    """What the commands find as ``client_manager.gpu``.
+    """Placement, Nova and Keystone as one user sees them.
 
     :param connection: an :class:`openstack.connection.Connection`
     """
@@ -28,3 +30,14 @@ class Cloud:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.placement = Placement(connection)
+        self.compute = Compute(connection)
+        self.identity = Identity(connection)
+
+    @classmethod
+    def of(cls, app: Any) -> Cloud:
+        """The cloud of a running client.
+
+        The client manager keeps what plugins make for it in its class, so
+        that two clients in one process would share it.
+        """
+        return cls(app.client_manager.sdk_connection)

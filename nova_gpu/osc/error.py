@@ -18,6 +18,9 @@
     ├── NotAllowed         what the user's roles don't let him see or change
     ├── NoAnswer           a service that doesn't answer as it should
     ├── NotFound           a name that the cloud doesn't know
+    ├── Ambiguous          a name that several things have
+    ├── InvalidLimit       a quota that is no number
+    ├── NoDefaultLimit     a quota of a class that has no default
     ├── Refused            what a service doesn't do, as it is asked for
     ├── UnusableInput      a file or an argument that isn't what it should be
     └── NotMoved           a server that is not resized
@@ -33,6 +36,15 @@ from openstack import exceptions as sdk_exceptions
 
 from nova_gpu import exception
 
+#: The types, in the catalog, of the services that are asked.
+SERVICES = {
+    'Keystone': 'identity',
+    'Nova': 'compute',
+    'Placement': 'placement',
+}
+#: How many of the names that there are an error lists.
+NAMES = 12
+
 
 class NotAllowed(exception.GpuError):
     """``service`` doesn't let the user see or change ``what``."""
@@ -41,9 +53,9 @@ class NotAllowed(exception.GpuError):
         self.service = service
         self.what = what
         super().__init__(
-            f'{service} does not let you {what}: that takes the role admin '
-            f'in some project; "openstack gpu usage" and "openstack gpu '
-            f'profile list" work without'
+            f'{service} does not let you {what}: ask somebody with the role '
+            f'admin; "openstack gpu usage", "gpu profile list" and "gpu '
+            f'quota show" work without it'
         )
 
 
@@ -57,14 +69,14 @@ class NoAnswer(exception.GpuError):
         super().__init__(
             f'could not {what}: {service} does not answer as it should '
             f'({reason}); see "openstack catalog show {SERVICES[service]}" '
-            f'and the log of the service'
+            f'and the log of that service'
         )
 
 
 class NotFound(exception.GpuError):
     """The cloud has no ``kind`` called ``name``; ``there`` are those it has.
 
-    :param remedy: what to do if there is nothing to choose from
+    :param remedy: what to do
     """
 
     def __init__(
@@ -73,16 +85,52 @@ class NotFound(exception.GpuError):
         self.kind = kind
         self.name = name
         self.there = tuple(there)
-        hint = f'there are: {", ".join(there)}' if there else remedy
-        super().__init__(f'there is no {kind} {name!r}; {hint}')
+        super().__init__(
+            f'there is no {kind} {name!r} (there are: {_names(there)}); '
+            f'{remedy}'
+        )
 
 
-#: The types, in the catalog, of the services that are asked.
-SERVICES = {
-    'Placement': 'placement',
-    'Nova': 'compute',
-    'Keystone': 'identity',
-}
+class Ambiguous(exception.GpuError):
+    """Several things are called ``name``."""
+
+    def __init__(
+        self, kind: str, name: str, found: Sequence[str], remedy: str
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.found = tuple(found)
+        super().__init__(
+            f'{name!r} can be more than one {kind}: {_names(found)}; {remedy}'
+        )
+
+
+class InvalidLimit(exception.GpuError):
+    """``value`` can't be a quota."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+        super().__init__(
+            f'{value!r} is no quota; give a number of units, or -1 for no '
+            f'limit'
+        )
+
+
+class NoDefaultLimit(exception.GpuError):
+    """A project can't have a quota of what has no default."""
+
+    def __init__(self, resource_class: str) -> None:
+        self.resource_class = resource_class
+        super().__init__(
+            f'{resource_class} has no quota that other projects would have; '
+            f'set that first, -1 for no limit: openstack gpu quota set '
+            f'--default {resource_class} -1'
+        )
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = [*names[:NAMES], '…'] if len(names) > NAMES else names
+    return ', '.join(shown) or 'none'
 
 
 @contextlib.contextmanager
@@ -94,13 +142,15 @@ def asking(service: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except sdk_exceptions.ForbiddenException as exc:
+    except (
+        sdk_exceptions.ForbiddenException,
+        ksa_exceptions.Forbidden,
+    ) as exc:
         raise NotAllowed(service, what) from exc
     except (
         sdk_exceptions.SDKException,
         ksa_exceptions.ClientException,
-        ValueError,
-        KeyError,
+        ValueError,  # an answer that isn't JSON
     ) as exc:
         reason = ' '.join(str(exc).split()) or type(exc).__name__
         raise NoAnswer(service, what, reason) from exc

@@ -21,30 +21,46 @@ from typing import Any
 from osc_lib.command import command
 
 from nova_gpu.model.capacity import by_host
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.progress import shown
 
 
 class ListGpuHost(command.Lister):
     """List the hosts with GPUs, and how many cards of each model are empty.
 
-    A card is empty if no server has any of it, and full if no more of it can
-    be had: because servers have it, or because it is reserved or put aside.
+    A card is empty if all of it can be had, and full if no more of it can be
+    had: because servers have it, or because it is reserved or put aside.
     """
 
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        cloud = Cloud.of(self.app)
         with shown('Reading GPUs') as progress:
-            providers = self.app.client_manager.gpu.placement.providers(
-                progress=progress
-            )
+            providers = cloud.placement.providers(progress)
+        states = cloud.compute.states()
         return (
-            ('Host', 'Model', 'Use', 'Cards', 'Empty', 'Full', 'Servers'),
+            (
+                'Host',
+                'State',
+                'Model',
+                'Use',
+                'Cards',
+                'Empty',
+                'Full',
+                'Servers',
+            ),
             [
                 (
-                    row.node, row.model, row.use, row.cards, row.empty,
-                    row.full, row.consumers,
+                    row.node,
+                    states.get(row.node, 'unknown'),
+                    row.model,
+                    row.use,
+                    row.cards,
+                    row.empty,
+                    row.full,
+                    row.consumers,
                 )
                 for row in by_host(providers)
             ],
-        )  # fmt: skip
+        )

@@ -10,86 +10,78 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The resource providers of GPUs, read from Placement."""
+"""What Placement says of a cloud's GPUs."""
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Collection, Iterable, Mapping
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from openstack import exceptions as sdk_exceptions
 
-from nova_gpu.model.capacity import Provider, Stock
+from nova_gpu.model.capacity import Provider, Stock, may_be_gpu
 from nova_gpu.model.inventory import provider_prefix
 from nova_gpu.osc import error
 
-#: 1.36 is that of the oldest release of Nova that nova-gpu works with.
+#: All that is asked for is in that of the oldest Placement that can be met.
 VERSION = '1.36'
 #: Placement is asked several things of each card: so many at once.
 AT_ONCE = 8
 
 Item = TypeVar('Item')
 Found = TypeVar('Found')
-#: Is told of each item that was read, and of how many.
+#: Is told how many items are read, and how many there are.
 Progress = Callable[[int, int], None]
 
 
 class Placement:
-    """What Placement says of a cloud's GPUs."""
+    """The resource providers of GPUs, and who holds what of them.
+
+    :param connection: an :class:`openstack.connection.Connection`
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def get(self, path: str) -> Any:
-        """What is at a path of the API."""
+    def _get(self, path: str, **query: str) -> Any:
+        if query:
+            path = f'{path}?{urllib.parse.urlencode(query)}'
         response = self._connection.placement.get(path, microversion=VERSION)
         sdk_exceptions.raise_from_response(response)
         return response.json()
 
-    def providers(
-        self,
-        hosts: Collection[str] = (),
-        progress: Progress | None = None,
-    ) -> list[Provider]:
-        """The providers of all GPUs, or of those on ``hosts``.
+    def providers(self, progress: Progress | None = None) -> list[Provider]:
+        """The providers of all GPUs, by host and name.
 
         :raises NotAllowed: only administrators may see them
         :raises NoAnswer: Placement doesn't answer
         """
-        with error.asking('Placement', 'see the GPUs of hosts'):
-            found = self.get('/resource_providers')['resource_providers']
+        with error.asking('Placement', 'see the GPUs of the hosts'):
+            found = self._get('/resource_providers')['resource_providers']
             names = {record['uuid']: record['name'] for record in found}
-            wanted = []
-            for record in found:
-                node = names.get(record['parent_provider_uuid'], '')
-                prefix = provider_prefix(node)
-                if not node or not record['name'].startswith(prefix):
-                    continue
-                if not hosts or node in hosts:
-                    wanted.append((node, prefix, record))
-            return sorted(
-                each(lambda args: self._read(*args), wanted, progress),
-                key=lambda provider: (provider.node, provider.key),
+            ours = [
+                (names[record['parent_provider_uuid']], record)
+                for record in found
+                if record['parent_provider_uuid'] in names
+            ]
+            providers = each(
+                lambda args: self._read(*args),
+                (
+                    (node, record)
+                    for node, record in ours
+                    if record['name'].startswith(provider_prefix(node))
+                ),
+                progress,
             )
+        return sorted(providers, key=lambda found: (found.node, found.key))
 
-    def hosts(self) -> list[str]:
-        """The names of all compute nodes, with or without GPUs."""
-        with error.asking('Placement', 'see the hosts'):
-            found = self.get('/resource_providers')['resource_providers']
-        return sorted(
-            record['name']
-            for record in found
-            if record['parent_provider_uuid'] is None
-        )
-
-    def _read(
-        self, node: str, prefix: str, record: Mapping[str, Any]
-    ) -> Provider:
+    def _read(self, node: str, record: Mapping[str, Any]) -> Provider:
         url = f'/resource_providers/{record["uuid"]}'
-        inventories = self.get(f'{url}/inventories')['inventories']
-        traits = self.get(f'{url}/traits')['traits']
-        allocations = self.get(f'{url}/allocations')['allocations']
+        inventories = self._get(f'{url}/inventories')['inventories']
+        traits = self._get(f'{url}/traits')['traits']
+        allocations = self._get(f'{url}/allocations')['allocations']
         held = {
             consumer: allocation['resources']
             for consumer, allocation in allocations.items()
@@ -101,7 +93,7 @@ class Placement:
         return Provider(
             uuid=record['uuid'],
             node=node,
-            key=record['name'].removeprefix(prefix),
+            key=record['name'].removeprefix(provider_prefix(node)),
             traits=frozenset(traits),
             stocks={
                 name: Stock(
@@ -113,6 +105,47 @@ class Placement:
             },
             held=held,
         )
+
+    def projects(
+        self, consumers: Iterable[str], progress: Progress | None = None
+    ) -> dict[str, str]:
+        """The project of each consumer, as far as it still exists."""
+
+        def project_of(consumer: str) -> str | None:
+            record = self._get(f'/allocations/{consumer}')
+            found: str | None = record.get('project_id')
+            return found
+
+        consumers = sorted(set(consumers))
+        with error.asking('Placement', 'see who has the GPUs'):
+            found = each(project_of, consumers, progress)
+        known = zip(consumers, found, strict=True)
+        return {consumer: project for consumer, project in known if project}
+
+    def usages(self, project: str) -> dict[str, int]:
+        """What a project has of each class; anybody may ask for his own."""
+        with error.asking('Placement', f'see the usage of project {project}'):
+            found = self._get('/usages', project_id=project)['usages']
+        return {
+            name: count
+            for name, count in sorted(found.items())
+            if may_be_gpu(name) and count
+        }
+
+    def classes(self) -> list[str]:
+        """The names of all resource classes that may be those of GPUs."""
+        with error.asking('Placement', 'see the resource classes'):
+            found = self._get('/resource_classes')['resource_classes']
+        names = (record['name'] for record in found)
+        return sorted(name for name in names if may_be_gpu(name))
+
+    def candidates(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Where a request fits now, as Placement answers a scheduler."""
+        with error.asking('Placement', 'see where a flavor fits'):
+            found: dict[str, Any] = self._get(
+                '/allocation_candidates', **query
+            )
+        return found
 
 
 def each(

@@ -23,7 +23,7 @@ from nova_gpu.osc.placement import Progress
 
 @contextlib.contextmanager
 def shown(what: str) -> Iterator[Progress | None]:
-    """A counter on stderr, gone when the work is done.
+    """Count on stderr, on a line that goes away when the work is done.
 
     Nothing is shown where stderr is no terminal.
     """

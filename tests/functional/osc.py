@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from typing import Any
 from unittest import mock
@@ -74,12 +75,20 @@ class OscTest(base.GpuServersTest):
             'OS_REGION_NAME': identity.REGION,
         }
         out, err = io.StringIO(), io.StringIO()
-        with (
-            mock.patch.dict(os.environ, settings),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            code = shell.main([*args])
+        # The client leaves its handlers there.
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        try:
+            root.handlers.clear()
+            with (
+                mock.patch.dict(os.environ, settings),
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+            ):
+                code = shell.main([*args])
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
         return code, out.getvalue(), err.getvalue()
 
     def openstack_json(self, *args: str, user: str = 'admin') -> Any:
