@@ -26,10 +26,12 @@ from nova_gpu.model import serving
 from nova_gpu.model.catalog import CARD, VF, describe
 from nova_gpu.model.flavor import Flavor
 from nova_gpu.model.request import GpuRequest
-from nova_gpu.osc import error, trees
+from nova_gpu.osc import error
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.placement import each
 from nova_gpu.osc.progress import shown
+from nova_gpu.osc.trees import Hosts, gpu_classes
 
 if TYPE_CHECKING:
     from nova_gpu.scheduler.explain import Decision
@@ -70,12 +72,13 @@ class CheckGpuFlavor(command.Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        cloud = self.app.client_manager.gpu
-        (flavor,) = Flavors(cloud.connection).find([parsed_args.flavor])
+        connection = Cloud.of(self.app).connection
+        (flavor,) = Flavors(connection).find([parsed_args.flavor])
+        placement = Hosts(connection)
         with shown('Reading hosts') as progress:
-            hosts = trees.read(cloud.placement, progress)
+            hosts = placement.trees(progress)
         try:
-            never = _never(flavor, trees.gpu_classes(hosts))
+            never = _never(flavor, gpu_classes(hosts))
             ask = serving.asked(flavor)
         except exception.InvalidExtraSpec as exc:
             raise error.UnusableInput(
@@ -87,7 +90,7 @@ class CheckGpuFlavor(command.Lister):
             reason = never or serving.lacks(tree, ask, now=False)
             ever, now = reason is None, False
             if ever:
-                now = trees.can_now(cloud.placement, tree, ask)
+                now = placement.can_now(tree, ask)
             if ever and not now:
                 reason = serving.lacks(tree, ask, now=True) or (
                     'Placement has no candidate there'

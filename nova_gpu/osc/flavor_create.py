@@ -27,6 +27,7 @@ from osc_lib.command import command
 from nova_gpu.model import catalog, request
 from nova_gpu.model.catalog import CARD, VF, VGPU, GpuClass
 from nova_gpu.model.flavor import Flavor, Policy, extra_specs
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.progress import shown
 
@@ -79,7 +80,7 @@ class CreateGpuFlavor(command.ShowOne):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
-        cloud = self.app.client_manager.gpu
+        cloud = Cloud.of(self.app)
         with shown('Reading GPUs') as progress:
             classes = catalog.of_providers(
                 cloud.placement.providers(progress=progress)

@@ -31,6 +31,7 @@ from nova_gpu.model.flavor import Flavor
 from nova_gpu.model.profile import token
 from nova_gpu.model.translate import Known, Translation, translate
 from nova_gpu.osc import error
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.progress import shown
 from nova_gpu.sysfs.names import card_names
@@ -81,7 +82,7 @@ class TranslateGpuFlavor(command.Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        cloud = self.app.client_manager.gpu
+        cloud = Cloud.of(self.app)
         self._flavors = Flavors(cloud.connection)
         if parsed_args.flavor:
             flavors = self._flavors.find(parsed_args.flavor)

@@ -37,8 +37,12 @@ class Flavors:
     def all(self) -> list[Flavor]:
         """The flavors that the user sees, by name."""
         with error.asking('Nova', 'see the flavors'):
-            found = [from_record(f) for f in self._compute.flavors()]
+            found = [from_record(f) for f in self._listed()]
         return sorted(found, key=lambda flavor: flavor.name)
+
+    def _listed(self) -> Iterable[Any]:
+        found: Iterable[Any] = self._compute.flavors(get_extra_specs=True)
+        return found
 
     def find(self, names: Iterable[str]) -> list[Flavor]:
         """The flavors of these names or IDs.
@@ -53,7 +57,7 @@ class Flavors:
             if not matches:
                 raise error.NotFound(
                     'flavor', name, [f.name for f in there],
-                    'make one with "openstack gpu flavor create"',
+                    'see "openstack flavor list --all"',
                 )  # fmt: skip
             found.append(matches[0])
         return found

@@ -48,16 +48,16 @@ class Moves:
     def find(self, name: str) -> Any:
         """The server of that name or ID.
 
-        :raises NotFound: the user sees none
+        :raises NotMoved: the user sees none
         """
         with error.asking('Nova', 'see servers'):
             found = self._compute.find_server(name, ignore_missing=True)
         if found is None:
-            raise error.NotFound(
-                'server', name, (),
-                'see "openstack server list", or give the ID of a server of '
-                'another project',
-            )  # fmt: skip
+            raise error.NotMoved(
+                name,
+                'is not in your project; see "openstack server list", or '
+                'give the ID of a server of another project',
+            )
         return found
 
     def flavor_of(self, server: Any) -> Flavor:

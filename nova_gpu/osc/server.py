@@ -29,6 +29,7 @@ from nova_gpu.model import catalog
 from nova_gpu.model.catalog import CARD, VF, VGPU, GpuClass, is_ours
 from nova_gpu.model.flavor import Flavor, create_command, matching, told
 from nova_gpu.osc import error
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.moves import Moves, Tell
 
@@ -55,7 +56,7 @@ class _MoveServer(command.ShowOne):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
-        cloud = self.app.client_manager.gpu
+        cloud = Cloud.of(self.app)
         flavors = Flavors(cloud.connection).all()
         classes = self._classes(cloud, flavors)
         names = {gpu.name for gpu in classes}
@@ -90,7 +91,7 @@ class _MoveServer(command.ShowOne):
         raise NotImplementedError
 
     def _classes(
-        self, cloud: Any, flavors: Iterable[Flavor]
+        self, cloud: Cloud, flavors: Iterable[Flavor]
     ) -> list[GpuClass]:
         """The classes of GPUs that there are flavors for, and the cloud's.
 

@@ -15,8 +15,7 @@
 
 from __future__ import annotations
 
-import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nova_gpu.model.inventory import provider_prefix
@@ -25,55 +24,66 @@ from nova_gpu.osc import error
 from nova_gpu.osc.placement import Placement, Progress, each
 
 
-def read(placement: Placement, progress: Progress | None = None) -> list[Tree]:
-    """The hosts that have GPUs of ours, by name.
+class Hosts(Placement):
+    """What hosts with GPUs have, and which of them have it to give now."""
 
-    :raises NotAllowed: only administrators may see them
-    :raises NoAnswer: Placement doesn't answer
-    """
-    with error.asking('Placement', 'see what hosts have'):
-        found = placement.get('/resource_providers')['resource_providers']
-        by_uuid = {record['uuid']: record for record in found}
-        hosts = {
-            record['root_provider_uuid']
-            for record in found
-            if _is_ours(record, by_uuid)
-        }
-        wanted = [r for r in found if r['root_provider_uuid'] in hosts]
-        members = each(lambda r: _member(placement, r), wanted, progress)
-    roots = {m.uuid: m for m in members if m.uuid in hosts}
-    below: dict[str, list[Member]] = {}
-    for record, member in zip(wanted, members, strict=True):
-        if member.uuid not in hosts:
-            below.setdefault(record['root_provider_uuid'], []).append(member)
-    return sorted(
-        (Tree(root, tuple(below[uuid])) for uuid, root in roots.items()),
-        key=lambda tree: tree.root.name,
-    )
+    def trees(self, progress: Progress | None = None) -> list[Tree]:
+        """The hosts that have GPUs of ours, by name.
+
+        :raises NotAllowed: only administrators may see them
+        :raises NoAnswer: Placement doesn't answer
+        """
+        with error.asking('Placement', 'see what the hosts have'):
+            found = self._get('/resource_providers')['resource_providers']
+            by_uuid = {record['uuid']: record for record in found}
+            hosts = {
+                record['root_provider_uuid']
+                for record in found
+                if _is_ours(record, by_uuid)
+            }
+            wanted = [r for r in found if r['root_provider_uuid'] in hosts]
+            members = each(self._member, wanted, progress)
+        roots = {m.uuid: m for m in members if m.uuid in hosts}
+        below: dict[str, list[Member]] = {}
+        for record, member in zip(wanted, members, strict=True):
+            if member.uuid not in hosts:
+                root = record['root_provider_uuid']
+                below.setdefault(root, []).append(member)
+        return sorted(
+            (Tree(root, tuple(below[uuid])) for uuid, root in roots.items()),
+            key=lambda tree: tree.root.name,
+        )
+
+    def can_now(self, tree: Tree, ask: Ask) -> bool:
+        """Whether Placement has a candidate on a host: its own answer."""
+        query = dict(ask.query(), in_tree=tree.root.uuid, limit='1')
+        return bool(self.candidates(query)['allocation_requests'])
+
+    def _member(self, record: Mapping[str, Any]) -> Member:
+        url = f'/resource_providers/{record["uuid"]}'
+        inventories = self._get(f'{url}/inventories')['inventories']
+        used = self._get(f'{url}/usages')['usages']
+        traits = self._get(f'{url}/traits')['traits']
+        return Member(
+            uuid=record['uuid'],
+            name=record['name'],
+            amounts={
+                name: _amount(inventory, used.get(name, 0))
+                for name, inventory in inventories.items()
+            },
+            traits=frozenset(traits),
+        )
 
 
-def is_gpu(tree: Tree, member: Member) -> bool:
-    """Whether a provider is of GPUs of ours."""
-    return member.name.startswith(provider_prefix(tree.root.name))
-
-
-def gpu_classes(trees: list[Tree]) -> frozenset[str]:
+def gpu_classes(trees: Iterable[Tree]) -> frozenset[str]:
     """The resource classes that GPUs of ours give on any host."""
     return frozenset(
         name
         for tree in trees
         for member in tree.below
-        if is_gpu(tree, member)
+        if member.name.startswith(provider_prefix(tree.root.name))
         for name in member.amounts
     )
-
-
-def can_now(placement: Placement, tree: Tree, ask: Ask) -> bool:
-    """Whether Placement has a candidate on a host: its own answer."""
-    query = [*ask.query(), ('in_tree', tree.root.uuid), ('limit', '1')]
-    with error.asking('Placement', 'see who can serve the flavor'):
-        path = f'/allocation_candidates?{urllib.parse.urlencode(query)}'
-        return bool(placement.get(path)['allocation_requests'])
 
 
 def _is_ours(
@@ -82,22 +92,6 @@ def _is_ours(
     parent = by_uuid.get(record['parent_provider_uuid'] or '')
     return parent is not None and str(record['name']).startswith(
         provider_prefix(parent['name'])
-    )
-
-
-def _member(placement: Placement, record: Mapping[str, Any]) -> Member:
-    url = f'/resource_providers/{record["uuid"]}'
-    inventories = placement.get(f'{url}/inventories')['inventories']
-    used = placement.get(f'{url}/usages')['usages']
-    traits = placement.get(f'{url}/traits')['traits']
-    return Member(
-        uuid=record['uuid'],
-        name=record['name'],
-        amounts={
-            name: _amount(inventory, used.get(name, 0))
-            for name, inventory in inventories.items()
-        },
-        traits=frozenset(traits),
     )
 
 

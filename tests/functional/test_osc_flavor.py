@@ -60,7 +60,7 @@ class FlavorTest(osc.OscTest):
         made = self.create(
             'a100x2', '--card', 'A100', '--count', '2', '--topology', 'numa',
             '--numa-affinity', 'preferred', '--isolation', 'exclusive',
-            '--hide-hypervisor', '--address-bits', '46',
+            '--hide-hypervisor', '--address-bits', 'host',
             '--property', 'hw:cpu_policy=shared', '--description', 'Two',
         )  # fmt: skip
         flavor = made.pop('id')
@@ -75,8 +75,7 @@ class FlavorTest(osc.OscTest):
                     'gpu:isolation': 'exclusive',
                     'hw:cpu_policy': 'shared',
                     'hw:hide_hypervisor_id': 'true',
-                    'hw:maxphysaddr_mode': 'emulate',
-                    'hw:maxphysaddr_bits': '46',
+                    'hw:maxphysaddr_mode': 'passthrough',
                 },
             },
             made,
@@ -87,11 +86,13 @@ class FlavorTest(osc.OscTest):
         self.assertEqual(
             'on', document.find('features/kvm/hidden').get('state')
         )
-        self.assertEqual('46', document.find('cpu/maxphysaddr').get('bits'))
+        width = document.find('cpu/maxphysaddr')
+        self.assertEqual({'mode': 'passthrough'}, dict(width.attrib))
         # The smallest that has 9 GiB.
         made = self.create(
             't4', '--memory', '9', '--series', 'Q', '--display',
             '--vgpu-params', 'frame_rate_limiter=0', '--private',
+            '--property', 'hw:cpu_policy=shared',
         )  # fmt: skip
         self.assertEqual(T4_16Q, made['resource_class'])
         self.assertEqual(
@@ -99,6 +100,7 @@ class FlavorTest(osc.OscTest):
                 f'resources:{T4_16Q}': '1',
                 'gpu:display': 'on',
                 'gpu:vgpu_params': 'frame_rate_limiter=0',
+                'hw:cpu_policy': 'shared',
             },
             made['properties'],
         )
@@ -107,6 +109,11 @@ class FlavorTest(osc.OscTest):
         self.assertFalse(
             self.api.get_flavor(made['id'])['os-flavor-access:is_public']
         )
+        # A host has to tell its width for this one: the fake doesn't.
+        made = self.create('wide', '--card', 'A100', '--address-bits', '46')
+        specs = self.api.get_flavor(made['id'])['extra_specs']
+        self.assertEqual(made['properties'], specs)
+        self.assertEqual('46', specs['hw:maxphysaddr_bits'])
         # As the pages say it.
         tried = commands('openstack gpu flavor create')
         for _, *words in tried:
@@ -149,7 +156,7 @@ class FlavorTest(osc.OscTest):
                 continue
             self.assertIn(said, self.openstack_error(*args))
         self.assertIn(
-            'Placement does not let you see the GPUs of hosts',
+            'Placement does not let you see the GPUs of the hosts',
             self.openstack_error(
                 'gpu', 'flavor', 'create', 'x', '--card', 'A100', *SIZES,
                 user='member',
@@ -207,7 +214,7 @@ class FlavorTest(osc.OscTest):
     def test_check_refuses(self) -> None:
         plain = self.gpu_flavor()
         for args, said in (
-            (('nothing',), "there is no flavor 'nothing'; there are: "),
+            (('nothing',), "there is no flavor 'nothing' (there are: "),
             ((plain,), 'no resources: property of it asks for a GPU'),
             ((self.gpu_flavor(**{f'resources__{A100}': '1'}), '--maps',
               '/nowhere'), '/nowhere: No such file'),
@@ -216,7 +223,7 @@ class FlavorTest(osc.OscTest):
                 said, self.openstack_error('gpu', 'flavor', 'check', *args)
             )
         self.assertIn(
-            'Placement does not let you see what hosts have',
+            'Placement does not let you see what the hosts have',
             self.openstack_error(
                 'gpu', 'flavor', 'check', plain, user='member'
             ),
@@ -310,7 +317,7 @@ class FlavorTest(osc.OscTest):
         broken = self.hosts['gpu1'].root / 'broken.conf'
         broken.write_text('[pci]\nalias = a100\n')
         for args, said in (
-            (('nothing',), "there is no flavor 'nothing'; there are: "),
+            (('nothing',), "there is no flavor 'nothing' (there are: "),
             (('--nova-conf', '/nowhere'), '/nowhere: No such file'),
             (('--nova-conf', str(broken)), '[pci] alias = a100: is no alias'),
             (('--map', 'VGPU=T5'), "no card or profile of this cloud is cal"),
@@ -319,6 +326,6 @@ class FlavorTest(osc.OscTest):
                 said, self.openstack_error('gpu', 'flavor', 'translate', *args)
             )
         self.assertIn(
-            'Placement does not let you see the GPUs of hosts',
+            'Placement does not let you see the GPUs of the hosts',
             self.openstack_error('gpu', 'flavor', 'translate', user='member'),
         )

@@ -126,7 +126,7 @@ class ServerTest(osc.OscTest):
         for user in ('stranger', 'member'):
             name = server['id'] if user == 'stranger' else 'nobody'
             self.assertIn(
-                f"there is no server '{name}'; see ",
+                f'server {name}: is not in your project',
                 self.openstack_error(
                     'gpu', 'server', 'attach', name, '--profile', 'T4-8Q',
                     user=user,
