@@ -196,7 +196,7 @@ class UnknownGpu(GpuError):
         self.there = tuple(there)
         super().__init__(
             f'no {what} of this cloud is called {wanted!r}; there are: '
-            f'{", ".join(self.there) or "none"}'
+            f'{_some(self.there)}'
         )
 
 
@@ -209,7 +209,7 @@ class AmbiguousGpu(GpuError):
         self.found = tuple(found)
         super().__init__(
             f'{wanted!r} may be more than one {what}: '
-            f'{", ".join(self.found)}; name one of them'
+            f'{_some(self.found)}; name one of them'
         )
 
 
@@ -254,3 +254,9 @@ class NoMatchingFlavor(GpuError):
             f'no flavor that you can use has {wanted} and {size} as the '
             f'server has now; {remedy}'
         )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Names, but no more than a line holds."""
+    more = [f'and {len(names) - 12} more'] if len(names) > 12 else []
+    return ', '.join([*names[:12], *more]) or 'none'

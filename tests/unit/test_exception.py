@@ -97,5 +97,11 @@ class ErrorTest(testtools.TestCase):
     def test_errno_where_the_kernel_gave_none(self) -> None:
         self.assertIsNone(exception.EffectFailed('a', 'b', 'c').errno)
 
+    def test_many_names(self) -> None:
+        told = str(exception.UnknownGpu('card', 'X', map(str, range(15))))
+        self.assertTrue(told.endswith(': 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, '
+                                      '11, and 3 more'), told)  # fmt: skip
+        self.assertIn('none', str(exception.UnknownGpu('card', 'X', ())))
+
     def test_no_mechanism_at_all(self) -> None:
         self.assertIn('none', str(exception.MissingMechanism(['mdev'], [])))

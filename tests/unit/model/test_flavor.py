@@ -24,6 +24,7 @@ from nova_gpu.model.catalog import CARD, VF, VGPU, describe
 from nova_gpu.model.flavor import (
     Flavor,
     Policy,
+    create_command,
     extra_specs,
     form_option,
     matching,
@@ -171,6 +172,32 @@ class MatchingTest(testtools.TestCase):
             },
             flavor.rest({RENDER}),
         )  # fmt: skip
+
+    def test_command_that_makes_it(self) -> None:
+        current = dataclasses.replace(
+            self.like('x', **{f'resources__{T4}': '1', 'a__b': 'c d'}),
+            ephemeral=1,
+            swap=2,
+        )
+        sizes = (
+            '--vcpus 4 --ram 8192 --disk 20 --ephemeral 1 --swap 2 '
+            "--property 'a:b=c d' --property hw:cpu_policy=x"
+        )
+        for wanted, command in (
+            ({}, f'openstack flavor create NAME {sizes}'),
+            (
+                {T4: 2},
+                f'openstack gpu flavor create NAME --card {T4} --count 2 '
+                f'{sizes}',
+            ),
+            (
+                {T4_8Q: 1},
+                f'openstack gpu flavor create NAME --profile {T4_8Q} '
+                f'--count 1 {sizes}',
+            ),
+        ):
+            known = [describe(T4)]
+            self.assertEqual(command, create_command(current, wanted, known))
 
     def test_told(self) -> None:
         self.assertEqual('no GPU', told({}))
