@@ -173,15 +173,15 @@ class ShowGpu(command.ShowOne):
             raise error.NotFound(
                 'card',
                 parsed_args.card,
-                [f'{p.node} {p.address or p.key}' for p in there],
+                list(map(_place, there)),
                 'see "openstack gpu list"',
             )
         if len(found) > 1:
             raise error.Ambiguous(
                 'card',
                 parsed_args.card,
-                [provider.node for provider in found],
-                'say which with --host',
+                list(map(_place, found)),
+                'say which by its address, and with --host',
             )
         (provider,) = found
         return (
@@ -216,6 +216,10 @@ class ShowGpu(command.ShowOne):
                 format_columns.ListColumn(sorted(provider.traits)),
             ),
         )
+
+
+def _place(provider: Provider) -> str:
+    return f'{provider.node} {provider.address or provider.key}'
 
 
 def _profiles(provider: Provider) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 
 from keystoneauth1 import exceptions as ksa_exceptions
@@ -52,8 +53,10 @@ class NotAllowed(exception.GpuError):
     def __init__(self, service: str, what: str) -> None:
         self.service = service
         self.what = what
+        #: What is wrong, without what to do.
+        self.refusal = f'{service} lets only administrators {what}'
         super().__init__(
-            f'{service} does not let you {what}: ask somebody with the role '
+            f'{self.refusal}: use a project in which you have the role '
             f'admin; "openstack gpu usage", "gpu profile list" and "gpu '
             f'quota show" work without it'
         )
@@ -133,6 +136,10 @@ def _names(names: Sequence[str]) -> str:
     return ', '.join(shown) or 'none'
 
 
+def _not_of_discovery(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith('Failed to contact the endpoint')
+
+
 @contextlib.contextmanager
 def asking(service: str, what: str) -> Iterator[None]:
     """Tell what was tried when a service refuses or doesn't answer.
@@ -140,6 +147,9 @@ def asking(service: str, what: str) -> Iterator[None]:
     :raises NotAllowed: the user may not do that
     :raises NoAnswer: the service isn't there, or is broken
     """
+    # keystoneauth warns, and the error that follows says the same.
+    discovery = logging.getLogger('keystoneauth.discover')
+    discovery.addFilter(_not_of_discovery)
     try:
         yield
     except (
@@ -154,6 +164,8 @@ def asking(service: str, what: str) -> Iterator[None]:
     ) as exc:
         reason = ' '.join(str(exc).split()) or type(exc).__name__
         raise NoAnswer(service, what, reason) from exc
+    finally:
+        discovery.removeFilter(_not_of_discovery)
 
 
 class Refused(exception.GpuError):

@@ -49,9 +49,13 @@ class Identity:
     @property
     def project(self) -> str:
         """The ID of the user's own project."""
+        found: str = self._own().id
+        return found
+
+    def _own(self) -> Any:
         with error.asking('Keystone', 'see your project'):
-            found: str | None = self._connection.current_project_id
-        if found is None:
+            found = self._connection.current_project
+        if found.id is None:
             raise error.NotFound(
                 'project', '', (), 'your token has none: set OS_PROJECT_NAME'
             )
@@ -60,15 +64,16 @@ class Identity:
     def find_project(self, name: str) -> str:
         """The ID of a project by its name or ID.
 
-        Who may not see projects can still name his own by its ID.
+        Who may not see projects can still name his own.
         """
         try:
             with error.asking('Keystone', 'see the projects'):
                 found = self._connection.identity.find_project(name)
         except error.NotAllowed:
-            if name == self.project:
-                return name
-            raise
+            own = self._own()
+            if name not in (own.id, own.name):
+                raise
+            found = own
         if found is None:
             raise error.NotFound(
                 'project',
@@ -80,13 +85,14 @@ class Identity:
         return found_id
 
     def project_names(self) -> dict[str, str]:
-        """The names of projects by ID; none, if the user may not see them."""
+        """The names of projects by ID: his own, if the user sees no others."""
         try:
             with error.asking('Keystone', 'see the projects'):
                 found = self._connection.identity.projects()
                 return {project.id: project.name for project in found}
         except error.NotAllowed:
-            return {}
+            own = self._own()
+            return {own.id: own.name}
 
     def quotas(self, project: str, region: str | None) -> list[Quota]:
         """The quotas of all classes that may be those of GPUs."""

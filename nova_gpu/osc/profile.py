@@ -69,7 +69,7 @@ class ListGpuProfile(command.Lister):
         try:
             rows = self._stocks(cloud)
         except error.NotAllowed as exc:
-            LOG.warning('Without numbers: %s', exc)
+            LOG.warning('Without numbers: %s', exc.refusal)
             return COLUMNS, [_unknown(name, asked) for name in sorted(asked)]
         return COLUMNS, [_row(stock, asked) for stock in rows]
 

@@ -62,7 +62,7 @@ class ShowGpuUsage(command.Lister):
             own = cloud.identity.project
             if project not in (None, own):
                 raise
-            LOG.warning('Of your own project only: %s', exc)
+            LOG.warning('Of your own project only: %s', exc.refusal)
             return (_own_servers if parsed_args.servers else _own)(cloud, own)
         if project is not None:
             found = [held for held in found if held.project == project]

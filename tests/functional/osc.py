@@ -97,6 +97,12 @@ class OscTest(base.GpuServersTest):
         self.assertEqual((0, ''), (code, err), out)
         return json.loads(out)
 
+    def openstack_told(self, *args: str, user: str = 'member') -> Any:
+        """What a command prints with ``-f json``, and what it warns of."""
+        code, out, err = self.openstack(*args, '-f', 'json', user=user)
+        self.assertEqual(0, code, err)
+        return json.loads(out), err
+
     def openstack_error(self, *args: str, user: str = 'admin') -> str:
         """The one line that a command fails with."""
         code, out, err = self.openstack(*args, user=user)

@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         'mechanism', 'model', 'privsep', 'putaside', 'rules', 'scheduler',
         'sysfs', 'xml',
     },
+    'osc': {'cli', 'exception', 'model', 'scheduler', 'sysfs'},
     'virt': {
         'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
         'mechanism',
