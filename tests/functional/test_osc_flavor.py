@@ -156,7 +156,7 @@ class FlavorTest(osc.OscTest):
                 continue
             self.assertIn(said, self.openstack_error(*args))
         self.assertIn(
-            'Placement does not let you see the GPUs of the hosts',
+            'Placement lets only administrators see the GPUs of the hosts',
             self.openstack_error(
                 'gpu', 'flavor', 'create', 'x', '--card', 'A100', *SIZES,
                 user='member',
@@ -223,7 +223,7 @@ class FlavorTest(osc.OscTest):
                 said, self.openstack_error('gpu', 'flavor', 'check', *args)
             )
         self.assertIn(
-            'Placement does not let you see what the hosts have',
+            'Placement lets only administrators see what the hosts have',
             self.openstack_error(
                 'gpu', 'flavor', 'check', plain, user='member'
             ),
@@ -326,6 +326,6 @@ class FlavorTest(osc.OscTest):
                 said, self.openstack_error('gpu', 'flavor', 'translate', *args)
             )
         self.assertIn(
-            'Placement does not let you see the GPUs of the hosts',
+            'Placement lets only administrators see the GPUs of the hosts',
             self.openstack_error('gpu', 'flavor', 'translate', user='member'),
         )
