@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.fixtures import hosts
@@ -42,6 +43,21 @@ class ServerTest(osc.OscTest):
             extra_spec={'quota:cpu_shares': '1024', **specs},
         )  # fmt: skip
 
+    # Nova works in this process meanwhile, and its services log to the
+    # client's stderr.
+
+    def moved(self, *args: str, user: str = 'admin') -> Any:
+        """What a command prints in JSON."""
+        code, out, err = self.openstack(*args, '-f', 'json', user=user)
+        self.assertEqual(0, code, err)
+        return json.loads(out)
+
+    def refused(self, *args: str, user: str = 'admin') -> str:
+        """The line that a command fails with."""
+        code, out, err = self.openstack(*args, user=user)
+        self.assertEqual((1, ''), (code, out))
+        return err.splitlines()[-1]
+
     def held(self, server: Any) -> int:
         """How many vGPUs a server's guest has, wherever it is now."""
         found = self.api.get_server(server['id'])
@@ -60,14 +76,14 @@ class ServerTest(osc.OscTest):
                     'status': 'ACTIVE', 'flavor': 'vgpu2',
                     'gpus': {T4_8Q: 2},
                 },
-                self.openstack_json(
+                self.moved(
                     'gpu', 'server', 'attach', name, '--profile', 'T4-8Q',
                     '--count', '2', user=user,
                 ),
             )  # fmt: skip
             self.assertEqual(2, self.held(server))
             self.assert_consistent()
-            again = self.openstack_error(
+            again = self.refused(
                 'gpu',
                 'server',
                 'attach',
@@ -82,7 +98,7 @@ class ServerTest(osc.OscTest):
                     'id': server['id'], 'name': server['name'],
                     'status': 'ACTIVE', 'flavor': 'plain', 'gpus': {},
                 },
-                self.openstack_json(
+                self.moved(
                     'gpu', 'server', 'detach', name, user=user
                 ),
             )  # fmt: skip
@@ -90,17 +106,17 @@ class ServerTest(osc.OscTest):
             self.assert_all_free()
         self.assertIn(
             'has no GPU: its flavor plain asks for none',
-            self.openstack_error('gpu', 'server', 'detach', server['id']),
+            self.refused('gpu', 'server', 'detach', server['id']),
         )
 
     def test_refusals(self) -> None:
         server = self.boot(self.plain, host='plain1')
         attach = ('gpu', 'server', 'attach', server['id'])
-        told = self.openstack_error(*attach, '--profile', 'T4-8Q')
+        told = self.refused(*attach, '--profile', 'T4-8Q')
         self.assertIn(f'no flavor that you can use has 1 {T4_8Q} and 1 ', told)
         # The command that it names makes what was missing.
         _, _, command = told.partition('it with: openstack ')
-        made = self.openstack_json(*command.replace('NAME', 'made').split())
+        made = self.moved(*command.replace('NAME', 'made').split())
         self.flavor('many', **{f'resources__{T4_8Q}': '9'})
         self.flavor('two', **{f'resources__{T4_8Q}': '2'})
         for user in ('admin', 'member'):
@@ -113,27 +129,27 @@ class ServerTest(osc.OscTest):
             ):
                 self.assertIn(
                     said,
-                    self.openstack_error(*attach, *words.split(), user=user),
+                    self.refused(*attach, *words.split(), user=user),
                 )
         self.assertEqual(0, self.held(server))
         self.assert_all_free()
         self.api.post_server_action(server['id'], {'pause': None})
         self.assertIn(
             'is PAUSED, and only one that is ACTIVE or SHUTOFF can be resized',
-            self.openstack_error(*attach, '--profile', 'T4-8Q'),
+            self.refused(*attach, '--profile', 'T4-8Q'),
         )
         self.api.post_server_action(server['id'], {'unpause': None})
         for user in ('stranger', 'member'):
             name = server['id'] if user == 'stranger' else 'nobody'
             self.assertIn(
                 f'server {name}: is not in your project',
-                self.openstack_error(
+                self.refused(
                     'gpu', 'server', 'attach', name, '--profile', 'T4-8Q',
                     user=user,
                 ),
             )  # fmt: skip
         # And it does have a GPU in the end, with that flavor.
-        self.openstack_json(*attach, '--profile', 'T4-8Q', user='member')
+        self.moved(*attach, '--profile', 'T4-8Q', user='member')
         self.assertEqual(1, self.held(server))
         self.assertEqual(
             made['name'],
