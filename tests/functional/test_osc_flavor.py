@@ -19,6 +19,7 @@ import json
 import shlex
 from typing import Any
 
+from nova_gpu.model.hostmap import HostMap, PoolState
 from tests.fixtures import hosts
 from tests.functional import osc
 from tests.unit.test_docs import commands
@@ -193,12 +194,18 @@ class FlavorTest(osc.OscTest):
         self.assertEqual((1, False), (code, row['Ever']))
         self.assertIn('wants 10000 VCPU, and has ', row['Reason'])
         self._delete_server(server)
-        # What only the host's map tells.
-        code, out, _ = self.nova_gpu('gpu1', 'host', 'map', '-f', 'json')
-        self.assertEqual(0, code)
+        # What only the host's map tells: the cards of this one aren't linked.
+        apart = PoolState(
+            'nvidia_a100_sxm4_40gb', 'whole', {A100: 8}, used=0,
+            numa_nodes=(0, 0, 0, 0, 1, 1, 1, 1), switches=(-1,) * 8,
+            cliques=(-1,) * 8, free=(True,) * 8,
+        )  # fmt: skip
+        record = {'host': 'gpu1', 'node': self.compute_rp_uuids['gpu1']}
         maps = self.hosts['gpu1'].root / 'maps.json'
-        maps.write_text(json.dumps({**json.loads(out), 'host': 'gpu1'}))
-        linked = flavor(gpu__topology='switch')
+        maps.write_text(
+            json.dumps({**record, 'map': HostMap((apart,)).dump()})
+        )
+        linked = flavor(gpu__topology='numa')
         self.assertEqual(self.row(True, True, None), self.check(linked))
         code, ((row,)) = self.check(linked, '--maps', str(maps))
         self.assertEqual((1, False, False), (code, row['Now'], row['Ever']))
