@@ -192,7 +192,7 @@ class ShowGpu(command.ShowOne):
                 'card',
                 'model',
                 'vendor',
-                'memory_gib',
+                'memory_gib_at_least',
                 'use',
                 'state',
                 'profile',

@@ -28,7 +28,6 @@ class Cloud:
     """
 
     def __init__(self, connection: Any) -> None:
-        self.connection = connection
         self.placement = Placement(connection)
         self.compute = Compute(connection)
         self.identity = Identity(connection)

@@ -49,17 +49,18 @@ class Identity:
     @property
     def project(self) -> str:
         """The ID of the user's own project."""
-        found: str = self._own().id
-        return found
+        return self._own()[0]
 
-    def _own(self) -> Any:
+    def _own(self) -> tuple[str, str]:
+        """The ID and the name of the user's own project, by his token."""
+        session = self._connection.session
         with error.asking('Keystone', 'see your project'):
-            found = self._connection.current_project
-        if found.id is None:
+            token = session.auth.get_access(session)
+        if token.project_id is None:
             raise error.NotFound(
                 'project', '', (), 'your token has none: set OS_PROJECT_NAME'
             )
-        return found
+        return token.project_id, token.project_name
 
     def find_project(self, name: str) -> str:
         """The ID of a project by its name or ID.
@@ -70,10 +71,9 @@ class Identity:
             with error.asking('Keystone', 'see the projects'):
                 found = self._connection.identity.find_project(name)
         except error.NotAllowed:
-            own = self._own()
-            if name not in (own.id, own.name):
+            if name not in self._own():
                 raise
-            found = own
+            return self.project
         if found is None:
             raise error.NotFound(
                 'project',
@@ -91,8 +91,7 @@ class Identity:
                 found = self._connection.identity.projects()
                 return {project.id: project.name for project in found}
         except error.NotAllowed:
-            own = self._own()
-            return {own.id: own.name}
+            return dict([self._own()])
 
     def quotas(self, project: str, region: str | None) -> list[Quota]:
         """The quotas of all classes that may be those of GPUs."""

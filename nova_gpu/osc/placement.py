@@ -75,13 +75,19 @@ class Placement:
                 ),
                 progress,
             )
-        return sorted(providers, key=lambda found: (found.node, found.key))
+        return sorted(
+            (provider for provider in providers if provider is not None),
+            key=lambda provider: (provider.node, provider.key),
+        )
 
-    def _read(self, node: str, record: Mapping[str, Any]) -> Provider:
+    def _read(self, node: str, record: Mapping[str, Any]) -> Provider | None:
         url = f'/resource_providers/{record["uuid"]}'
-        inventories = self._get(f'{url}/inventories')['inventories']
-        traits = self._get(f'{url}/traits')['traits']
-        allocations = self._get(f'{url}/allocations')['allocations']
+        try:
+            inventories = self._get(f'{url}/inventories')['inventories']
+            traits = self._get(f'{url}/traits')['traits']
+            allocations = self._get(f'{url}/allocations')['allocations']
+        except sdk_exceptions.NotFoundException:
+            return None  # its cards have just gone
         held = {
             consumer: allocation['resources']
             for consumer, allocation in allocations.items()

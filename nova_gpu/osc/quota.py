@@ -87,7 +87,7 @@ class ShowGpuQuota(command.Lister):
             project = cloud.identity.find_project(parsed_args.project)
         quotas = cloud.identity.quotas(project, _region(self.app, parsed_args))
         used = cloud.placement.usages(project)
-        rows = [
+        rows: list[tuple[str, int | None, int | None, int]] = [
             (
                 quota.resource_class,
                 quota.default if quota.limit is None else quota.limit,
