@@ -267,7 +267,8 @@ class FlavorTest(osc.OscTest):
             extra_spec={'vgt_low_gm_sz': '128', 'vgt_high_gm_sz': '384'},
         )  # fmt: skip
         command = ('gpu', 'flavor', 'translate', '-f', 'json')
-        code, out, _ = self.openstack(*command)
+        code, out, err = self.openstack(*command)
+        self.assertNotEqual('', out, err)
         self.assertEqual(1, code)
         notes = {row['Flavor']: row['Note'] for row in json.loads(out)}
         self.assertIn("the alias 'a100' stands for is not", notes['aliased'])
