@@ -27,7 +27,6 @@ from nova_gpu.model.catalog import CARD, VF, describe
 from nova_gpu.model.flavor import Flavor
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.osc import error
-from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.placement import each
 from nova_gpu.osc.progress import shown
@@ -72,7 +71,7 @@ class CheckGpuFlavor(command.Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        connection = Cloud.of(self.app).connection
+        connection = self.app.client_manager.sdk_connection
         (flavor,) = Flavors(connection).find([parsed_args.flavor])
         placement = Hosts(connection)
         with shown('Reading hosts') as progress:

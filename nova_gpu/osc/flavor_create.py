@@ -103,7 +103,7 @@ class CreateGpuFlavor(command.ShowOne):
             parsed_args.swap,
             {**parsed_args.properties, **specs},
         )
-        made = Flavors(cloud.connection).create(
+        made = Flavors(self.app.client_manager.sdk_connection).create(
             flavor, not parsed_args.private, parsed_args.description
         )
         return COLUMNS, (

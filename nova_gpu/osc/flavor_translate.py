@@ -83,7 +83,7 @@ class TranslateGpuFlavor(command.Lister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         cloud = Cloud.of(self.app)
-        self._flavors = Flavors(cloud.connection)
+        self._flavors = Flavors(self.app.client_manager.sdk_connection)
         if parsed_args.flavor:
             flavors = self._flavors.find(parsed_args.flavor)
         else:

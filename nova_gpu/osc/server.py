@@ -57,11 +57,15 @@ class _MoveServer(command.ShowOne):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
         cloud = Cloud.of(self.app)
-        flavors = Flavors(cloud.connection).all()
+        flavors = Flavors(self.app.client_manager.sdk_connection).all()
         classes = self._classes(cloud, flavors)
         names = {gpu.name for gpu in classes}
         with _telling() as tell:
-            moves = Moves(cloud.connection, tell, parsed_args.patience)
+            moves = Moves(
+                self.app.client_manager.sdk_connection,
+                tell,
+                parsed_args.patience,
+            )
             server = moves.find(parsed_args.server)
             current = moves.flavor_of(server)
             wanted = self._wanted(parsed_args, server.name, current, classes)
