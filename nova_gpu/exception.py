@@ -28,7 +28,13 @@
     ├── UnitTaken            a unit that somebody else was faster to take
     ├── UnitUnusable         a unit that has to be put aside
     ├── NotLinked            a partition of NVSwitches that isn't active
-    └── EffectFailed         a change of the host that the kernel refused
+    ├── EffectFailed         a change of the host that the kernel refused
+    ├── UnknownGpu           a name that no GPU of the cloud has
+    ├── AmbiguousGpu         a name that several have
+    ├── NoGpuSoLarge         more memory than any GPU of the cloud has
+    ├── ContradictoryFlavor  properties of a flavor that exclude each other
+    ├── Untranslatable       a flavor whose GPU isn't known
+    └── NoMatchingFlavor     a server for which no flavor has what it wants
 
 Each carries the facts as attributes, so that callers never parse messages.
 """
@@ -212,3 +218,78 @@ class EffectFailed(GpuError):
         self.reason = reason
         self.errno = errno
         super().__init__(f'{action} failed at {path}: {reason}')
+
+
+class UnknownGpu(GpuError):
+    """No card or profile has the name ``wanted``; ``there`` are those."""
+
+    def __init__(self, what: str, wanted: str, there: Iterable[str]) -> None:
+        self.what = what
+        self.wanted = wanted
+        self.there = tuple(there)
+        super().__init__(
+            f'no {what} of this cloud is called {wanted!r}; there are: '
+            f'{_some(self.there)}'
+        )
+
+
+class AmbiguousGpu(GpuError):
+    """Several cards or profiles may be meant by ``wanted``."""
+
+    def __init__(self, what: str, wanted: str, found: Iterable[str]) -> None:
+        self.what = what
+        self.wanted = wanted
+        self.found = tuple(found)
+        super().__init__(
+            f'{wanted!r} may be more than one {what}: '
+            f'{_some(self.found)}; name one of them'
+        )
+
+
+class NoGpuSoLarge(GpuError):
+    """No GPU of which the memory is known has ``memory_mib``."""
+
+    def __init__(self, memory_mib: int, largest_mib: int) -> None:
+        self.memory_mib = memory_mib
+        self.largest_mib = largest_mib
+        super().__init__(
+            f'no GPU of this cloud has {memory_mib} MiB of memory; the '
+            f'largest of which it is known has {largest_mib} MiB'
+        )
+
+
+class ContradictoryFlavor(GpuError):
+    """``option`` of a flavor means nothing for the GPUs that it has."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        self.option = option
+        self.reason = reason
+        super().__init__(f'{option} {reason}')
+
+
+class Untranslatable(GpuError):
+    """Which GPU ``name`` in a flavor stands for isn't known."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f'{name}: {reason}')
+
+
+class NoMatchingFlavor(GpuError):
+    """No flavor differs from the server's by its GPUs ``wanted`` alone."""
+
+    def __init__(self, wanted: str, size: str, remedy: str) -> None:
+        self.wanted = wanted
+        self.size = size
+        self.remedy = remedy
+        super().__init__(
+            f'no flavor that you can use has {wanted} and {size} as the '
+            f'server has now; {remedy}'
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Names, but no more than a line holds."""
+    more = [f'and {len(names) - 12} more'] if len(names) > 12 else []
+    return ', '.join([*names[:12], *more]) or 'none'

@@ -20,7 +20,10 @@
     ├── NotFound           a name that the cloud doesn't know
     ├── Ambiguous          a name that several things have
     ├── InvalidLimit       a quota that is no number
-    └── NoDefaultLimit     a quota of a class that has no default
+    ├── NoDefaultLimit     a quota of a class that has no default
+    ├── Refused            what a service doesn't do, as it is asked for
+    ├── UnusableInput      a file or an argument that isn't what it should be
+    └── NotMoved           a server that is not resized
 """
 
 from __future__ import annotations
@@ -163,3 +166,49 @@ def asking(service: str, what: str) -> Iterator[None]:
         raise NoAnswer(service, what, reason) from exc
     finally:
         discovery.removeFilter(_not_of_discovery)
+
+
+class Refused(exception.GpuError):
+    """``service`` doesn't do ``what``, for the ``reason`` that it gives."""
+
+    def __init__(self, service: str, what: str, reason: str) -> None:
+        self.service = service
+        self.what = what
+        self.reason = reason
+        super().__init__(f'{service} refuses to {what}: {reason}')
+
+
+class UnusableInput(exception.GpuError):
+    """``where``, a file or an argument, isn't what it should be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.where = where
+        self.reason = reason
+        super().__init__(f'{where}: {reason}')
+
+
+class NotMoved(exception.GpuError):
+    """``server`` doesn't have what was wanted, for the ``reason``."""
+
+    def __init__(self, server: str, reason: str) -> None:
+        self.server = server
+        self.reason = reason
+        super().__init__(f'server {server}: {reason}')
+
+
+@contextlib.contextmanager
+def changing(service: str, what: str) -> Iterator[None]:
+    """Like :func:`asking`, for what a service may have reasons to refuse.
+
+    :raises Refused: the service says why
+    """
+    with asking(service, what):
+        try:
+            yield
+        except (
+            sdk_exceptions.BadRequestException,
+            sdk_exceptions.ConflictException,
+            sdk_exceptions.NotFoundException,
+        ) as exc:
+            reason = ' '.join(str(exc.details or exc).split())
+            raise Refused(service, what, reason) from exc

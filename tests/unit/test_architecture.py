@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         'mechanism', 'model', 'privsep', 'putaside', 'rules', 'scheduler',
         'simulate', 'sysfs', 'xml',
     },
-    'osc': {'exception', 'model'},
+    'osc': {'cli', 'exception', 'model', 'scheduler', 'sysfs'},
     'virt': {
         'claimsfile', 'conf', 'exception', 'fabric', 'host', 'linksfile',
         'mechanism',

@@ -59,6 +59,20 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'action': 'creating a vGPU', 'path': '/sys/x', 'reason': 'busy',
         'errno': 16,
     },
+    exception.UnknownGpu: {
+        'what': 'card', 'wanted': 'A41', 'there': ('A40', 'T4'),
+    },
+    exception.AmbiguousGpu: {
+        'what': 'card', 'wanted': 'A100', 'found': ('A100_40', 'A100_80'),
+    },
+    exception.NoGpuSoLarge: {'memory_mib': 99000, 'largest_mib': 81920},
+    exception.ContradictoryFlavor: {
+        'option': '--display', 'reason': 'needs a vGPU',
+    },
+    exception.Untranslatable: {'name': 'VGPU', 'reason': 'which one?'},
+    exception.NoMatchingFlavor: {
+        'wanted': '1 CUSTOM_X', 'size': '4 vCPUs', 'remedy': 'make one',
+    },
 }  # fmt: skip
 
 
@@ -89,6 +103,12 @@ class ErrorTest(testtools.TestCase):
 
     def test_errno_where_the_kernel_gave_none(self) -> None:
         self.assertIsNone(exception.EffectFailed('a', 'b', 'c').errno)
+
+    def test_many_names(self) -> None:
+        told = str(exception.UnknownGpu('card', 'X', map(str, range(15))))
+        self.assertTrue(told.endswith(': 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, '
+                                      '11, and 3 more'), told)  # fmt: skip
+        self.assertIn('none', str(exception.UnknownGpu('card', 'X', ())))
 
     def test_no_mechanism_at_all(self) -> None:
         self.assertIn('none', str(exception.MissingMechanism(['mdev'], [])))
