@@ -86,6 +86,8 @@ class OscTest(base.GpuServersTest):
                 contextlib.redirect_stderr(err),
             ):
                 code = shell.main([*args])
+        except SystemExit as exc:  # of argparse
+            code = exc.code
         finally:
             root.handlers[:] = handlers
             root.setLevel(level)
