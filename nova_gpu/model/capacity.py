@@ -26,9 +26,8 @@ from nova_gpu import exception
 from nova_gpu.model.address import PciAddress
 from nova_gpu.model.inventory import provider_prefix
 from nova_gpu.model.profile import token
-from nova_gpu.model.request import gpu_classes
+from nova_gpu.model.request import gpu_classes, resource_groups
 
-_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
 _TRAIT = 'CUSTOM_GPU_'
 _VENDOR = 'CUSTOM_GPU_VENDOR_'
 _MEMORY = 'CUSTOM_GPU_MEMORY_GE_'
@@ -46,25 +45,17 @@ def model_of(resource_class: str) -> str | None:
     return resource_class.removeprefix(_TRAIT).removesuffix('_VF')
 
 
-def find_class(name: str, known: Iterable[str]) -> list[str]:
-    """The resource classes that somebody may mean with ``name``.
+def classes(extra_specs: Mapping[str, str]) -> dict[str, int]:
+    """The units that extra specs ask for; wrong amounts count as none.
 
-    That is the class itself, or what the driver calls the profile or card,
-    with its vendor or without: ``T4-8Q``, ``NVIDIA A100-SXM4-80GB``.
+    Nova checks what it is given today, not what it was given once.
     """
-    known = sorted(known)
-    if name in known:
-        return [name]
-    wanted = token(name)
-    found = []
-    for resource_class in known:
-        for prefix in _CLASSES:
-            rest = resource_class.removeprefix(prefix)
-            if rest != resource_class and wanted in (
-                rest,
-                rest.partition('_')[2],
-            ):
-                found.append(resource_class)
+    usable = {k: v for k, v in extra_specs.items() if str(v).isdecimal()}
+    found: dict[str, int] = {}
+    for group in resource_groups(usable).values():
+        for name, amount in group.items():
+            if amount and may_be_gpu(name):
+                found[name] = found.get(name, 0) + amount
     return found
 
 

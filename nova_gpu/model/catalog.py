@@ -132,6 +132,16 @@ def find(
     return found[0]
 
 
+def find_name(text: str, names: Iterable[str]) -> str:
+    """The resource class, of whatever form, that somebody means by ``text``.
+
+    :raises UnknownGpu: there is none
+    :raises AmbiguousGpu: there are several
+    """
+    classes = map(describe, sorted(names))
+    return find('profile', text, classes, (CARD, VF, VGPU)).name
+
+
 def _names(gpu: GpuClass) -> tuple[str, ...]:
     """All exact names of a class: its own, then from long to short."""
     name = gpu.name

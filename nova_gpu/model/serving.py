@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from nova_gpu.model.flavor import ADDRESS_MODE, Flavor
 from nova_gpu.model.request import resource_groups
@@ -291,3 +292,31 @@ def _has_traits(taken: Sequence[tuple[_Part, Member]]) -> bool:
     plain = [(part, p) for part, p in taken if not part.own]
     there = frozenset().union(*(p.traits for _, p in plain))
     return all(part.required <= there for part, _ in plain)
+
+
+def count(candidates: Mapping[str, Any]) -> int:
+    """How many servers fit, if each is put where the first candidate is.
+
+    Too few are counted if a server's units are on several cards, and too
+    many if they are of several profiles, of which a card has one at a time.
+
+    :param candidates: what Placement answers
+    """
+    free = {
+        (provider, name): record['capacity'] - record['used']
+        for provider, summary in candidates['provider_summaries'].items()
+        for name, record in summary['resources'].items()
+    }
+    servers = 0
+    for request in candidates['allocation_requests']:
+        amounts = {
+            (provider, name): amount
+            for provider, given in request['allocations'].items()
+            for name, amount in given['resources'].items()
+        }
+        times = min(free[key] // amount for key, amount in amounts.items())
+        if times > 0:
+            servers += times
+            for key, amount in amounts.items():
+                free[key] -= times * amount
+    return servers

@@ -21,7 +21,8 @@ from typing import Any
 from osc_lib.cli import format_columns
 from osc_lib.command import command
 
-from nova_gpu.model.capacity import Provider, called, find_class
+from nova_gpu.model import catalog
+from nova_gpu.model.capacity import Provider, called
 from nova_gpu.osc import error
 from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.placement import each
@@ -90,7 +91,7 @@ class ListGpu(command.Lister):
             found = [p for p in found if p.model == parsed_args.model]
         if parsed_args.profile is not None:
             known = {name for provider in found for name in provider.stocks}
-            wanted = one_class(parsed_args.profile, known)
+            wanted = catalog.find_name(parsed_args.profile, known)
             found = [p.only(wanted) for p in found if wanted in p.stocks]
         return (
             (
@@ -122,25 +123,6 @@ def _row(provider: Provider) -> Sequence[Any]:
         stock and stock.free,
         len(provider.held),
     )
-
-
-def one_class(name: str, known: Iterable[str]) -> str:
-    """The resource class that somebody means with ``name``.
-
-    :raises NotFound: none is called so
-    :raises Ambiguous: several are
-    """
-    known = sorted(known)
-    found = find_class(name, known)
-    if not found:
-        raise error.NotFound(
-            'profile', name, known, 'see "openstack gpu profile list"'
-        )
-    if len(found) > 1:
-        raise error.Ambiguous(
-            'profile', name, found, 'give the whole resource class'
-        )
-    return found[0]
 
 
 class ShowGpu(command.ShowOne):

@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 from nova_gpu.osc.compute import Compute
+from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.identity import Identity
-from nova_gpu.osc.placement import Placement
+from nova_gpu.osc.trees import Hosts
 
 
 class Cloud:
@@ -28,8 +29,9 @@ class Cloud:
     """
 
     def __init__(self, connection: Any) -> None:
-        self.placement = Placement(connection)
+        self.placement = Hosts(connection)
         self.compute = Compute(connection)
+        self.flavors = Flavors(connection)
         self.identity = Identity(connection)
 
     @classmethod

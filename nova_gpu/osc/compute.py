@@ -20,7 +20,7 @@ from typing import Any
 
 from openstack import exceptions as sdk_exceptions
 
-from nova_gpu.model.fit import Flavor, classes
+from nova_gpu.model.capacity import classes
 from nova_gpu.osc import error
 
 
@@ -37,37 +37,13 @@ class Server:
 
 
 class Compute:
-    """The flavors, servers and hosts that Nova lets the user see.
+    """The servers and hosts that Nova lets the user see.
 
     :param connection: an :class:`openstack.connection.Connection`
     """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-
-    def flavors(self) -> list[Flavor]:
-        """All flavors, with what they ask of GPUs."""
-        with error.asking('Nova', 'see the flavors'):
-            found = self._connection.compute.flavors(get_extra_specs=True)
-            return sorted(map(_flavor, found), key=lambda flavor: flavor.name)
-
-    def flavor(self, name: str) -> Flavor:
-        """The flavor of that name or ID.
-
-        :raises NotFound: there is none, or the user may not see it
-        """
-        with error.asking('Nova', 'see the flavors'):
-            found = self._connection.compute.find_flavor(
-                name, get_extra_specs=True
-            )
-        if found is None:
-            raise error.NotFound(
-                'flavor',
-                name,
-                [flavor.name for flavor in self.flavors() if flavor.classes],
-                'see "openstack flavor list --all"',
-            )
-        return _flavor(found)
 
     def servers(self, all_projects: bool = False) -> list[Server]:
         """All servers of the user's project, or of all projects."""
@@ -97,18 +73,6 @@ class Compute:
                 )
                 for node in self._connection.compute.hypervisors(details=True)
             }
-
-
-def _flavor(record: Any) -> Flavor:
-    return Flavor(
-        name=record.name,
-        vcpus=record.vcpus,
-        memory_mb=record.ram,
-        disk_gb=record.disk,
-        ephemeral_gb=record.ephemeral or 0,
-        swap_mb=int(record.swap or 0),
-        extra_specs=dict(record.extra_specs or {}),
-    )
 
 
 def _server(record: Any) -> Server:

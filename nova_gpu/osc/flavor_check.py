@@ -27,10 +27,10 @@ from nova_gpu.model.catalog import CARD, VF, describe
 from nova_gpu.model.flavor import Flavor
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.osc import error
-from nova_gpu.osc.flavors import Flavors
+from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.placement import each
 from nova_gpu.osc.progress import shown
-from nova_gpu.osc.trees import Hosts, gpu_classes
+from nova_gpu.osc.trees import gpu_classes
 
 if TYPE_CHECKING:
     from nova_gpu.scheduler.explain import Decision
@@ -71,11 +71,10 @@ class CheckGpuFlavor(command.Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        connection = self.app.client_manager.sdk_connection
-        (flavor,) = Flavors(connection).find([parsed_args.flavor])
-        placement = Hosts(connection)
+        cloud = Cloud.of(self.app)
+        (flavor,) = cloud.flavors.find([parsed_args.flavor])
         with shown('Reading hosts') as progress:
-            hosts = placement.trees(progress)
+            hosts = cloud.placement.trees(progress)
         try:
             never = _never(flavor, gpu_classes(hosts))
             ask = serving.asked(flavor)
@@ -89,7 +88,7 @@ class CheckGpuFlavor(command.Lister):
             reason = never or serving.lacks(tree, ask, now=False)
             ever, now = reason is None, False
             if ever:
-                now = placement.can_now(tree, ask)
+                now = cloud.placement.can_now(tree, ask)
             if ever and not now:
                 reason = serving.lacks(tree, ask, now=True) or (
                     'Placement has no candidate there'

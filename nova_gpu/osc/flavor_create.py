@@ -28,7 +28,6 @@ from nova_gpu.model import catalog, request
 from nova_gpu.model.catalog import CARD, VF, VGPU, GpuClass
 from nova_gpu.model.flavor import Flavor, Policy, extra_specs
 from nova_gpu.osc.cloud import Cloud
-from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.progress import shown
 
 COLUMNS = (
@@ -103,7 +102,7 @@ class CreateGpuFlavor(command.ShowOne):
             parsed_args.swap,
             {**parsed_args.properties, **specs},
         )
-        made = Flavors(self.app.client_manager.sdk_connection).create(
+        made = cloud.flavors.create(
             flavor, not parsed_args.private, parsed_args.description
         )
         return COLUMNS, (

@@ -32,7 +32,6 @@ from nova_gpu.model.profile import token
 from nova_gpu.model.translate import Known, Translation, translate
 from nova_gpu.osc import error
 from nova_gpu.osc.cloud import Cloud
-from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.progress import shown
 from nova_gpu.sysfs.names import card_names
 from nova_gpu.sysfs.tree import Tree
@@ -83,7 +82,7 @@ class TranslateGpuFlavor(command.Lister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         cloud = Cloud.of(self.app)
-        self._flavors = Flavors(self.app.client_manager.sdk_connection)
+        self._flavors = cloud.flavors
         if parsed_args.flavor:
             flavors = self._flavors.find(parsed_args.flavor)
         else:

@@ -145,11 +145,11 @@ class Placement:
         names = (record['name'] for record in found)
         return sorted(name for name in names if may_be_gpu(name))
 
-    def candidates(self, query: Mapping[str, str]) -> dict[str, Any]:
+    def candidates(self, query: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """Where a request fits now, as Placement answers a scheduler."""
         with error.asking('Placement', 'see where a flavor fits'):
             found: dict[str, Any] = self._get(
-                '/allocation_candidates', **query
+                '/allocation_candidates', **dict(query)
             )
         return found
 

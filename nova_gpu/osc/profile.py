@@ -22,8 +22,13 @@ from typing import Any
 from osc_lib.cli import format_columns
 from osc_lib.command import command
 
-from nova_gpu.model import fit
-from nova_gpu.model.capacity import ProfileStock, by_profile, model_of
+from nova_gpu.model import serving
+from nova_gpu.model.capacity import (
+    ProfileStock,
+    by_profile,
+    classes,
+    model_of,
+)
 from nova_gpu.osc import error
 from nova_gpu.osc.cloud import Cloud
 from nova_gpu.osc.progress import shown
@@ -59,10 +64,10 @@ class ListGpuProfile(command.Lister):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         cloud = Cloud.of(self.app)
-        flavors = cloud.compute.flavors()
+        flavors = cloud.flavors.all()
         asked: dict[str, list[str]] = {}
         for flavor in flavors:
-            for name in flavor.classes:
+            for name in classes(flavor.extra_specs):
                 asked.setdefault(name, []).append(flavor.name)
         if parsed_args.flavor is not None:
             return self._one(cloud, parsed_args.flavor, asked)
@@ -76,8 +81,9 @@ class ListGpuProfile(command.Lister):
     def _one(
         self, cloud: Cloud, name: str, asked: dict[str, list[str]]
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        flavor = cloud.compute.flavor(name)
-        if not flavor.classes:
+        (flavor,) = cloud.flavors.find([name])
+        wanted = classes(flavor.extra_specs)
+        if not wanted:
             raise error.NotFound(
                 'GPU in the flavor',
                 flavor.name,
@@ -85,11 +91,12 @@ class ListGpuProfile(command.Lister):
                 'name a flavor that asks for one',
             )
         stocks = self._stocks(cloud)
-        more = fit.count(cloud.placement.candidates(fit.query(flavor)))
+        found = cloud.placement.candidates(serving.asked(flavor).query())
+        more = serving.count(found)
         return (*COLUMNS, 'More Servers'), [
             (*_row(stock, asked), more)
             for stock in stocks
-            if stock.resource_class in flavor.classes
+            if stock.resource_class in wanted
         ]
 
     def _stocks(self, cloud: Cloud) -> list[ProfileStock]:

@@ -20,8 +20,8 @@ from typing import Any
 
 from osc_lib.command import command
 
+from nova_gpu.model import catalog
 from nova_gpu.osc import error
-from nova_gpu.osc.card import one_class
 from nova_gpu.osc.cloud import Cloud
 
 #: The largest limit that Keystone takes.
@@ -140,7 +140,8 @@ class SetGpuQuota(command.ShowOne):
         cloud = Cloud.of(self.app)
         limit = _amount(parsed_args.limit)
         region = _region(self.app, parsed_args)
-        name = one_class(parsed_args.profile, cloud.placement.classes())
+        known = cloud.placement.classes()
+        name = catalog.find_name(parsed_args.profile, known)
         project = None
         if parsed_args.default:
             cloud.identity.set_default(name, limit, region)

@@ -30,7 +30,6 @@ from nova_gpu.model.catalog import CARD, VF, VGPU, GpuClass, is_ours
 from nova_gpu.model.flavor import Flavor, create_command, matching, told
 from nova_gpu.osc import error
 from nova_gpu.osc.cloud import Cloud
-from nova_gpu.osc.flavors import Flavors
 from nova_gpu.osc.moves import Moves, Tell
 
 COLUMNS = ('id', 'name', 'status', 'flavor', 'gpus')
@@ -57,7 +56,7 @@ class _MoveServer(command.ShowOne):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
         cloud = Cloud.of(self.app)
-        flavors = Flavors(self.app.client_manager.sdk_connection).all()
+        flavors = cloud.flavors.all()
         classes = self._classes(cloud, flavors)
         names = {gpu.name for gpu in classes}
         with _telling() as tell:

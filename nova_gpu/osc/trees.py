@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from openstack import exceptions as sdk_exceptions
+
 from nova_gpu.model.inventory import provider_prefix
 from nova_gpu.model.serving import Amount, Ask, Member, Tree
 from nova_gpu.osc import error
@@ -42,28 +44,35 @@ class Hosts(Placement):
                 if _is_ours(record, by_uuid)
             }
             wanted = [r for r in found if r['root_provider_uuid'] in hosts]
-            members = each(self._member, wanted, progress)
+            read = each(self._member, wanted, progress)
+        members = [member for member in read if member is not None]
         roots = {m.uuid: m for m in members if m.uuid in hosts}
         below: dict[str, list[Member]] = {}
-        for record, member in zip(wanted, members, strict=True):
+        for member in members:
             if member.uuid not in hosts:
-                root = record['root_provider_uuid']
+                root = by_uuid[member.uuid]['root_provider_uuid']
                 below.setdefault(root, []).append(member)
         return sorted(
-            (Tree(root, tuple(below[uuid])) for uuid, root in roots.items()),
+            (
+                Tree(root, tuple(below.get(uuid, ())))
+                for uuid, root in roots.items()
+            ),
             key=lambda tree: tree.root.name,
         )
 
     def can_now(self, tree: Tree, ask: Ask) -> bool:
         """Whether Placement has a candidate on a host: its own answer."""
-        query = dict(ask.query(), in_tree=tree.root.uuid, limit='1')
+        query = [*ask.query(), ('in_tree', tree.root.uuid), ('limit', '1')]
         return bool(self.candidates(query)['allocation_requests'])
 
-    def _member(self, record: Mapping[str, Any]) -> Member:
+    def _member(self, record: Mapping[str, Any]) -> Member | None:
         url = f'/resource_providers/{record["uuid"]}'
-        inventories = self._get(f'{url}/inventories')['inventories']
-        used = self._get(f'{url}/usages')['usages']
-        traits = self._get(f'{url}/traits')['traits']
+        try:
+            inventories = self._get(f'{url}/inventories')['inventories']
+            used = self._get(f'{url}/usages')['usages']
+            traits = self._get(f'{url}/traits')['traits']
+        except sdk_exceptions.NotFoundException:
+            return None  # its cards have just gone
         return Member(
             uuid=record['uuid'],
             name=record['name'],

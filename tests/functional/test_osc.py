@@ -318,7 +318,7 @@ class GpuCommandsTest(osc.OscTest):
         for args, user, expected in (
             ((*setting, 'T4-8Q', 'x'), 'admin', "'x' is no quota"),
             ((*setting, 'T4-8Q', '-2'), 'admin', "'-2' is no quota"),
-            ((*setting, 'T4-5Q', '1'), 'admin', "no profile 'T4-5Q'"),
+            ((*setting, 'T4-5Q', '1'), 'admin', "called 'T4-5Q'"),
             ((*setting, 'T4-8Q', '1'), 'member', 'only administrators'),
             ((*shown, 'nobody'), 'admin', "there is no project 'nobody'"),
             ((*shown, 'other'), 'member', 'only administrators'),
@@ -331,7 +331,7 @@ class GpuCommandsTest(osc.OscTest):
         for args, expected in (
             (('list', '--host', 'gpu3'), "'gpu3' (there are: gpu1, gpu2)"),
             (('list', '--model', 'T5'), f'{A100_MODEL}, {T4_MODEL}'),
-            (('list', '--profile', 'T4-5Q'), "no profile 'T4-5Q'"),
+            (('list', '--profile', 'T4-5Q'), "called 'T4-5Q'"),
             (('show', '0000:3b:00.1'), 'see "openstack gpu list"'),
             (('show', '--host', 'gpu3', '0000:3b:00.0'), 'gpu1, gpu2'),
             (('show', T4_MODEL), 'can be more than one card'),

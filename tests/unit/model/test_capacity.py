@@ -27,7 +27,7 @@ from nova_gpu.model.capacity import (
     by_profile,
     by_project,
     called,
-    find_class,
+    classes,
     holdings,
     may_be_gpu,
     model_of,
@@ -139,20 +139,13 @@ class ClassTest(testtools.TestCase):
         self.assertIsNone(model_of(Q8))
         self.assertIsNone(model_of('PGPU'))
 
-    def test_names_that_people_call_them(self) -> None:
-        known = [A100, Q4, Q8, 'PGPU', 'CUSTOM_VGPU_OTHER_T4_8Q']
-        for name, found in (
-            (Q8, [Q8]),
-            ('NVIDIA T4-8Q', [Q8]),
-            ('nvidia_t4_4q', [Q4]),
-            ('T4-4Q', [Q4]),
-            ('A100', [A100]),
-            ('PGPU', ['PGPU']),
-            ('T4-8Q', [Q8, 'CUSTOM_VGPU_OTHER_T4_8Q']),
-            ('T4', []),
-            ('', []),
-        ):
-            self.assertEqual(found, find_class(name, known), name)
+    def test_what_extra_specs_ask_for(self) -> None:
+        specs = {
+            f'resources:{A100}': '1', f'resources1:{A100}': '2',
+            'resources:VGPU': '0', 'resources:VCPU': '3', f'resources:{Q8}':
+            'many', 'gpu:display': 'on',
+        }  # fmt: skip
+        self.assertEqual({A100: 3}, classes(specs))
 
 
 class SumTest(testtools.TestCase):

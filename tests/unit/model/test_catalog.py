@@ -29,6 +29,7 @@ from nova_gpu.model.catalog import (
     GpuClass,
     describe,
     find,
+    find_name,
     is_ours,
     of_providers,
     smallest,
@@ -131,6 +132,15 @@ class FindTest(testtools.TestCase):
         self.assertEqual(
             'CUSTOM_RENDER', find('card', 'CUSTOM_RENDER', CLOUD, (CARD,)).name
         )
+
+    def test_by_names_alone(self) -> None:
+        names = [gpu.name for gpu in CLOUD] + ['PGPU']
+        for text, name in (
+            ('A40-8Q', A40_8Q), ('PGPU', 'PGPU'), (T4, T4),
+        ):  # fmt: skip
+            self.assertEqual(name, find_name(text, names))
+        for text in ('', 'A40-9Q'):
+            self.assertRaises(exception.UnknownGpu, find_name, text, names)
 
     def test_profiles(self) -> None:
         forms = (VGPU, VF)

@@ -16,6 +16,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import testtools
 
@@ -28,6 +30,7 @@ from nova_gpu.model.serving import (
     Member,
     Tree,
     asked,
+    count,
     lacks,
 )
 
@@ -212,3 +215,58 @@ class LacksTest(testtools.TestCase):
         self.assertIn('17 VCPU', str(lacks(tree, request, now=True)))
         more = {f'resources{i}__{T4_8Q}': '2' for i in range(17)}
         self.assertIsNone(lacks(tree, ask(**more), now=True))
+
+
+def candidates(
+    free: Mapping[str, Mapping[str, int]], *requests: Mapping[str, int]
+) -> dict[str, Any]:
+    """What Placement answers; a request is amounts by provider and class."""
+    return {
+        'provider_summaries': {
+            provider: {
+                'resources': {
+                    name: {'capacity': amount + 1, 'used': 1}
+                    for name, amount in resources.items()
+                }
+            }
+            for provider, resources in free.items()
+        },
+        'allocation_requests': [
+            {
+                'allocations': {
+                    provider: {
+                        'resources': {
+                            place.partition('/')[2]: amount
+                            for place, amount in request.items()
+                            if place.startswith(f'{provider}/')
+                        }
+                    }
+                    for provider in {p.partition('/')[0] for p in request}
+                }
+            }
+            for request in requests
+        ],
+    }
+
+
+class CountTest(testtools.TestCase):
+    def test_the_scarcest_decides(self) -> None:
+        free = {'host': {'VCPU': 9, 'MEMORY_MB': 4096}, 'gpus': {A100: 7}}
+        request = {'host/VCPU': 2, 'host/MEMORY_MB': 512, f'gpus/{A100}': 1}
+        self.assertEqual(4, count(candidates(free, request)))
+        request[f'gpus/{A100}'] = 3
+        self.assertEqual(2, count(candidates(free, request)))
+
+    def test_what_one_takes_others_can_not_have(self) -> None:
+        cards = {'card1': {T4_8Q: 2}, 'card2': {T4_8Q: 2}}
+        free: dict[str, dict[str, int]] = {'host': {'VCPU': 5}, **cards}
+        requests = [
+            {'host/VCPU': 1, f'{card}/{T4_8Q}': 1}
+            for card in ('card1', 'card2')
+        ]
+        self.assertEqual(4, count(candidates(free, *requests)))
+        free['host']['VCPU'] = 3
+        self.assertEqual(3, count(candidates(free, *requests)))
+
+    def test_nowhere(self) -> None:
+        self.assertEqual(0, count(candidates({})))
