@@ -256,6 +256,9 @@ class _Judge:
             if (
                 self._host_of(server['id']) == self.host.name
                 and Holder(server['id']) not in self.allocated
+                # Nova's record keeps the host of one that it offloaded if
+                # Placement went away in between.
+                and server['status'] != 'SHELVED_OFFLOADED'
             ):
                 yield from self._flavor(server, collections.Counter())
 

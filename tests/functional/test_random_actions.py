@@ -184,7 +184,11 @@ class RandomActionsTest(base.GpuServersTest):
             raise ksa_exceptions.ConnectFailure('Placement is away')
 
         self.away = True
-        with fixtures.MonkeyPatch(f'{REPORT}.update_from_provider_tree', away):
+        with (
+            fixtures.MonkeyPatch(f'{REPORT}.update_from_provider_tree', away),
+            # Of some actions Nova doesn't say that they have failed.
+            fixtures.MonkeyPatch('tests.functional.base.PATIENCE', 30),
+        ):
             self.act()
         self.away = False
 

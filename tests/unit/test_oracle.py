@@ -34,6 +34,7 @@ UNIT = Unit('mdev', CARD.token, T4_4Q, CARD, MDEV, type_id='nvidia-232')
 SERVER = {
     'id': 'one',
     'OS-EXT-SRV-ATTR:host': 'gpu1',
+    'status': 'ACTIVE',
     'flavor': {'extra_specs': {f'resources:{T4_4Q}': '1'}},
 }
 MOVE = {
@@ -119,6 +120,20 @@ class OracleTest(testtools.TestCase):
                 f'Placement allocates 1 {T4_4Q}'
             ],
             self.judge({**SERVER, 'flavor': flavor}),
+        )
+
+    def test_an_offloaded_server_that_shows_its_host(self) -> None:
+        offloaded = {**SERVER, 'status': 'SHELVED_OFFLOADED'}
+        self.assertEqual(
+            [
+                f'gpu1: {MDEV} (GRID T4-4Q) of card {CARD} exists, '
+                f'nobody holds it'
+            ],
+            self.judge(offloaded, guests={}, claims={}, allocations={}),
+        )
+        self.fake.remove_mdev(MDEV)
+        self.assertEqual(
+            [], self.judge(offloaded, guests={}, claims={}, allocations={})
         )
 
     def test_what_a_move_keeps(self) -> None:
