@@ -77,6 +77,9 @@ for release in 34 "$@"; do
 done
 count "${all[@]}" | tee build/test-count
 [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
-# What went wrong was no test.
-[ $tests_failed -eq $ran_again ] || status=1
+# What went wrong was no test. But when there was no time for some of them
+# stestr may find that none was successful: then the count alone tells.
+if [ "${NOVA_GPU_TESTS_UNTIL:-$(date +%s)}" -ge "$(date +%s)" ]; then
+    [ $tests_failed -eq $ran_again ] || status=1
+fi
 exit $status
