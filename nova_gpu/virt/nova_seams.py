@@ -204,6 +204,8 @@ PLACEMENT = (
          'moves it'),
     Seam(*_REPORT, 'get_provider_tree_and_ensure_root',
          'context, rp_uuid, *, name', 'the tree, for a push'),
+    Seam(*_REPORT, '_refresh_and_get_inventory', 'context, rp_uuid',
+         'the generation of a provider, for a push that is not refused'),
     Seam(*_REPORT, 'update_from_provider_tree', 'context, new_tree',
          'the push'),
     Seam('nova.scheduler.client.report', 'ProviderAllocInfo', 'allocations',

@@ -107,9 +107,26 @@ class HostPlacement:
         with lockutils.lock(
             resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
         ):
+            self._refresh(context)
             tree = self._tree(context)
             self.update(tree, self._host.get_hostname())
             self._virtapi.reportclient.update_from_provider_tree(context, tree)
+
+    def _refresh(self, context: Any) -> None:
+        """Read anew what Placement has of the pools that have changed.
+
+        The allocation that changed them has raised the generations of their
+        providers. Nova's client would send those that it knows, log an error
+        when they are refused, and read the whole tree.
+        """
+        known = self._tree(context)
+        node_uuid = self._host.get_node_uuid()
+        for pool in self._look().pools:
+            uuid = provider_uuid(node_uuid, pool.key)
+            if pool not in self._told and known.exists(uuid):
+                self._virtapi.reportclient._refresh_and_get_inventory(
+                    context, uuid
+                )
 
     def _tree(self, context: Any) -> Any:
         return self._virtapi.reportclient.get_provider_tree_and_ensure_root(
