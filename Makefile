@@ -3,12 +3,15 @@ VENV := .venv
 TOX := $(VENV)/bin/tox
 
 .PHONY: help setup demo test test-all bench clean
+.PHONY: lab lab-shell lab-test lab-stop
 
 help:
 	@echo 'make demo      show what nova-gpu does, on made-up hosts'
 	@echo 'make test      run the checks and every test; the last line counts'
 	@echo 'make test-all  the same on every supported release of Nova'
 	@echo 'make bench     measure (needs libvirt-dev and a C compiler)'
+	@echo 'make lab       a guest with real VFIO, SR-IOV and libvirt, and no GPU'
+	@echo 'make lab-shell commands in it; make lab-test tests; make lab-stop'
 	@echo 'make clean     remove what these made'
 	@echo 'PYTHON=...     the Python to use; now $(PYTHON)'
 
@@ -34,6 +37,22 @@ test-all: setup $(VENV)/packages-nova29
 
 bench: $(VENV)/ready $(VENV)/packages-bench
 	$(call run,bench)
+
+# The guest of lab/, see lab/README.rst. Its QEMU emulates: leave others first.
+LAB := nice -n 10 $(VENV)/bin/python -m lab.guest
+
+lab: $(VENV)/ready $(VENV)/packages-lab
+	@$(LAB) status >/dev/null || $(LAB) start
+	@$(LAB) install
+
+lab-shell: $(VENV)/ready
+	@$(LAB) shell
+
+lab-test: $(VENV)/ready $(VENV)/packages-lab
+	@$(LAB) test $(SCENARIOS)
+
+lab-stop: $(VENV)/ready
+	@$(LAB) stop
 
 clean:
 	rm -rf .tox $(VENV) build dist doc/build *.egg-info .stestr .coverage*
