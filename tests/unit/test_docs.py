@@ -26,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 
 import nova
@@ -323,6 +324,17 @@ class DocumentationTest(testtools.TestCase):
         page = (TOP / 'doc/source/admin/flavors.rst').read_text()
         bits = needed_bits(262144, bars[:4])
         self.assertIn(f'    Set {bits} bits of physical addresses, ', page)
+
+    def test_extras_exist(self) -> None:
+        project = tomllib.loads((TOP / 'pyproject.toml').read_text())
+        exist = project['project']['optional-dependencies']
+        named = {
+            extra
+            for page in PAGES
+            for extras in re.findall(r'nova-gpu\[([\w,]+)\]', page.read_text())
+            for extra in extras.split(',')
+        }
+        self.assertEqual(set(exist), named)
 
     def test_make_targets_exist(self) -> None:
         makefile = (TOP / 'Makefile').read_text()
