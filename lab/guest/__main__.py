@@ -18,6 +18,7 @@ import argparse
 import shlex
 import sys
 
+from lab import parts
 from lab.guest import agent, build, inputs, machine
 
 
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return _do(args)
-    except (build.BuildError, machine.MachineError) as exc:
+    except (parts.BuildError, machine.MachineError) as exc:
         print(f'lab: {exc}', file=sys.stderr)
         return 1
 

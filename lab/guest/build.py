@@ -18,20 +18,16 @@ mounted, and nothing outside of the cache is changed.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
 
+from lab import parts
 from lab.guest import agent, inputs, machine
 
-#: Nobody reads them in the guest.
-_LEFT_OUT = ('doc', 'man', 'locale', 'info')
 _FILES = pathlib.Path(__file__).parent / 'files'
 #: Each one is asked for its capabilities when libvirtd starts.
 _NEEDLESS = ('usr/bin/qemu-system-i386', 'usr/bin/qemu-system-x86_64-microvm')
@@ -47,24 +43,20 @@ _PLATFORMS = (
 _WITHOUT_WHEELS = ('ovs',)
 
 
-class BuildError(Exception):
-    """A step of the build has failed."""
-
-
 def build() -> None:
     """Make what isn't in the cache."""
     if inputs.image().exists():
         return
     if os.geteuid() != 0:
-        raise BuildError('building the guest takes root: sudo make lab')
+        raise parts.BuildError('building the guest takes root: sudo make lab')
     inputs.CACHE.mkdir(parents=True, exist_ok=True)
     with open(inputs.CACHE / 'lock', 'w') as lock:
         # Two at once would take each other's scratch folders away.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _make(inputs.root(), _build_root)
-        _make(inputs.modules(), _build_modules)
-        _make(inputs.python(), _build_python)
-        _make(inputs.image(), _build_image)
+        parts.make(inputs.root(), _build_root)
+        parts.make(inputs.modules(), _build_modules)
+        parts.make(inputs.python(), _build_python)
+        parts.make(inputs.image(), _build_image)
 
 
 def clean() -> None:
@@ -78,51 +70,8 @@ def clean() -> None:
             shutil.rmtree(path)
 
 
-def _make(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:
-    """Make a part: all of it, or none."""
-    if path.exists():
-        return
-    began = time.monotonic()
-    new = path.with_name(f'{path.name}.new')
-    shutil.rmtree(new, ignore_errors=True)
-    make(new)
-    new.rename(path)
-    print(f'lab: {path.name} in {time.monotonic() - began:.0f} s', flush=True)
-
-
-def _run(*command: str | pathlib.Path, **options: object) -> str:
-    """Run a program, and say what it said only if it fails."""
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        **options,  # type: ignore[call-overload]
-    )
-    if done.returncode:
-        said = '\n'.join(done.stdout.splitlines()[-30:])
-        raise BuildError(f'{command[0]} exited {done.returncode}:\n{said}')
-    return str(done.stdout)
-
-
-def _debootstrap(
-    path: pathlib.Path, packages: Sequence[str], variant: str = 'minbase'
-) -> None:
-    _run(
-        'mmdebstrap', f'--variant={variant}', '--mode=root', '--quiet',
-        '--aptopt=Apt::Install-Recommends "false"',
-        '--dpkgopt=force-unsafe-io',
-        *(f'--dpkgopt=path-exclude=/usr/share/{n}/*' for n in _LEFT_OUT),
-        f'--include={",".join(packages)}',
-        inputs.SUITE, path, f'deb {inputs.MIRROR} {inputs.SUITE} main',
-        # The guest starts from files of our own.
-        env=os.environ | {'INITRD': 'No', 'LC_ALL': 'C'},
-    )  # fmt: skip
-
-
 def _build_root(path: pathlib.Path) -> None:
-    _debootstrap(path, inputs.ROOT_PACKAGES)
+    parts.debootstrap(path, inputs.ROOT_PACKAGES)
     for name in _NEEDLESS:
         (path / name).unlink(missing_ok=True)
 
@@ -136,19 +85,19 @@ def kernel() -> str:
 def _build_modules(path: pathlib.Path) -> None:
     """Compile against the guest's kernel, with the compiler that it took."""
     release = kernel()
-    with _scratch(path) as tree:
+    with parts.scratch(path) as tree:
         packages = (f'linux-headers-{release}', *inputs.BUILD_PACKAGES)
         # Only a compiler's files: none of it is set up.
-        _debootstrap(tree, packages, 'extract')
+        parts.debootstrap(tree, packages, 'extract')
         (tree / 'usr/bin/awk').symlink_to('mawk')
         shutil.copytree(inputs.LAB / 'kmod', tree / 'kmod')
-        _run(
+        parts.run(
             'chroot', tree, 'make', '-C', f'/lib/modules/{release}/build',
             'M=/kmod', 'modules',
         )  # fmt: skip
         path.mkdir()
         for module in (tree / 'kmod').glob('*.ko'):
-            _run('chroot', tree, 'strip', '-g', f'/kmod/{module.name}')
+            parts.run('chroot', tree, 'strip', '-g', f'/kmod/{module.name}')
             shutil.copy(module, path)
 
 
@@ -157,12 +106,12 @@ def _build_python(path: pathlib.Path) -> None:
     platforms = [f'--platform={name}' for name in _PLATFORMS]
     pip = (sys.executable, '-m', 'pip', '--disable-pip-version-check')
     constraints = ('--constraint', inputs.PROJECT / 'constraints.txt')
-    with _scratch(path) as wheels:
-        _run(
+    with parts.scratch(path) as wheels:
+        parts.run(
             *pip, 'wheel', '--no-deps', *constraints, '--wheel-dir', wheels,
             *_WITHOUT_WHEELS,
         )  # fmt: skip
-        _run(
+        parts.run(
             *pip, 'install', '--quiet', '--no-compile', '--only-binary=:all:',
             '--python-version', inputs.PYTHON, *platforms, *constraints,
             '--find-links', wheels, '--target', path, *inputs.REQUIREMENTS,
@@ -175,27 +124,27 @@ def _build_image(path: pathlib.Path) -> None:
     """The disk, started once so that libvirt knows its QEMU already."""
     release = kernel()
     path.mkdir()
-    with _scratch(path) as tree:
-        _run('cp', '-a', '--reflink=auto', inputs.root(), tree)
+    with parts.scratch(path) as tree:
+        parts.run('cp', '-a', '--reflink=auto', inputs.root(), tree)
         extra = tree / 'usr/lib/modules' / release / 'extra'
         extra.mkdir()
         for module in inputs.modules().iterdir():
             shutil.copy(module, extra)
-        _run('chroot', tree, 'depmod', release)
+        parts.run('chroot', tree, 'depmod', release)
         packages = tree / f'usr/local/lib/python{inputs.PYTHON}/dist-packages'
         shutil.copytree(inputs.python(), packages, dirs_exist_ok=True)
         # Templates and the like don't compile, and needn't.
         folder = packages.relative_to(tree)
-        _run(
+        parts.run(
             'chroot', tree, 'sh', '-c',
             f'python3 -m compileall -qq /{folder} || true',
         )  # fmt: skip
-        _run('cp', '-r', '--preserve=mode', f'{_FILES}/.', tree)
+        parts.run('cp', '-r', '--preserve=mode', f'{_FILES}/.', tree)
         shutil.copy(tree / f'boot/vmlinuz-{release}', path / 'vmlinuz')
         shutil.rmtree(tree / 'boot')
         _build_initramfs(tree, release, path / 'initrd')
-        size = int(_run('du', '-sm', tree).split()[0]) + _FREE_MIB
-        _run(
+        size = int(parts.run('du', '-sm', tree).split()[0]) + _FREE_MIB
+        parts.run(
             'mke2fs', '-q', '-t', 'ext4', '-d', tree, '-O', '^has_journal',
             '-m', '0', path / 'disk', f'{size}M',
         )  # fmt: skip
@@ -208,14 +157,14 @@ def _build_initramfs(
     tree: pathlib.Path, release: str, path: pathlib.Path
 ) -> None:
     """A shell, and the modules that mounting the disk takes."""
-    with _scratch(path) as files:
+    with parts.scratch(path) as files:
         for name in ('bin', 'proc', 'sys', 'dev', 'root', 'modules'):
             (files / name).mkdir(parents=True)
         shutil.copy(tree / 'bin/busybox', files / 'bin')
         shutil.copy(_FILES / 'lab/initramfs', files / 'init')
         needed: list[str] = []
         for module in _DISK_MODULES:
-            listed = _run(
+            listed = parts.run(
                 'chroot', tree, 'modprobe', '--set-version', release,
                 '--show-depends', module,
             )  # fmt: skip
@@ -235,19 +184,8 @@ def _build_initramfs(
                     )
             else:
                 shutil.copy(source, target)
-        _run(
+        parts.run(
             'sh', '-c',
             f'find . | cpio -o -H newc --quiet | gzip -1 > {path.resolve()}',
             cwd=files,
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside a part, gone when the part is there."""
-    scratch = path.with_name(f'{path.name}.scratch')
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

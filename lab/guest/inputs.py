@@ -59,23 +59,24 @@ MEMORY_MIB = 3072
 
 def root() -> pathlib.Path:
     """Debian, as a tree of files."""
-    return _part('root', SUITE, *ROOT_PACKAGES)
+    return part('root', SUITE, *ROOT_PACKAGES)
 
 
 def modules() -> pathlib.Path:
     """The kernel modules that stand in for vendors' drivers."""
-    return _part('modules', root().name, *BUILD_PACKAGES, LAB / 'kmod')
+    return part('modules', root().name, *BUILD_PACKAGES, LAB / 'kmod')
 
 
 def python() -> pathlib.Path:
     """Nova and what it needs, from PyPI."""
-    return _part('python', PYTHON, *REQUIREMENTS, PROJECT / 'constraints.txt')
+    return part('python', PYTHON, *REQUIREMENTS, PROJECT / 'constraints.txt')
 
 
 def image() -> pathlib.Path:
     """What is started: a disk, a kernel and its first files."""
     parts = (part.name for part in (root(), modules(), python()))
-    return _part('image', *parts, LAB / 'guest/build.py', LAB / 'guest/files')
+    sources = (LAB / 'parts.py', LAB / 'guest/build.py', LAB / 'guest/files')
+    return part('image', *parts, *sources)
 
 
 def run() -> pathlib.Path:
@@ -83,7 +84,8 @@ def run() -> pathlib.Path:
     return CACHE / 'run'
 
 
-def _part(name: str, *inputs: str | pathlib.Path) -> pathlib.Path:
+def part(name: str, *inputs: str | pathlib.Path) -> pathlib.Path:
+    """A folder of the cache, named after a hash of all that goes into it."""
     digest = hashlib.sha256()
     for item in inputs:
         paths = [item] if isinstance(item, pathlib.Path) else []

@@ -39,11 +39,11 @@ class LabTest(testtools.TestCase):
         copy = folder / 'lab/kmod'
         shutil.copytree(inputs.LAB / 'kmod', copy)
         self.patch(inputs, 'PROJECT', folder)
-        before = inputs._part('modules', copy)
-        self.assertEqual(before, inputs._part('modules', copy))
+        before = inputs.part('modules', copy)
+        self.assertEqual(before, inputs.part('modules', copy))
         with open(copy / 'card.c', 'a') as file:
             file.write('\n')
-        self.assertNotEqual(before, inputs._part('modules', copy))
+        self.assertNotEqual(before, inputs.part('modules', copy))
 
     def test_an_image_depends_on_all_parts(self) -> None:
         before = inputs.image()
