@@ -66,7 +66,8 @@ def clean() -> None:
         inputs.run(),
     }  # fmt: skip
     for path in inputs.CACHE.iterdir():
-        if path.is_dir() and path not in used:
+        # The cloud's parts are its own.
+        if path.is_dir() and path not in used and path.name != 'cloud':
             shutil.rmtree(path)
 
 
