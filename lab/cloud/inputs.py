@@ -27,6 +27,8 @@ CONSTRAINTS = (PROJECT / 'constraints.txt', LAB / 'cloud/constraints.txt')
 REQUIREMENTS = (
     'keystone', 'openstack-placement', 'glance', 'neutron', 'nova',
     'openstacksdk', 'waitress', 'PyMySQL', 'pymemcache', 'python-memcached',
+    # Neutron imports it, and doesn't say so.
+    'pyroute2',
 )  # fmt: skip
 INSIDE = LAB / 'cloud/inside'
 
