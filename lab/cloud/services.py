@@ -24,8 +24,10 @@ from lab.cloud.settings import (
     ADDRESS,
     FAKE_HOST,
     PORTS,
+    REGION,
     Settings,
     address,
+    paste,
 )
 
 
@@ -209,8 +211,8 @@ def bootstrap(settings: Settings) -> Service:
     return program(
         settings, 'keystone-manage',
         '--config-file', str(settings.run / 'etc/keystone.conf'),
-        'bootstrap', '--bootstrap-region-id', 'lab',
-        '--bootstrap-public-url', link,
+        'bootstrap', '--bootstrap-region-id', REGION,
+        '--bootstrap-public-url', link, '--bootstrap-internal-url', link,
         # Not on the command line, where everybody reads it.
         environment={'OS_BOOTSTRAP_PASSWORD': settings.passwords['admin']},
     )  # fmt: skip
@@ -249,7 +251,7 @@ def program(
         'PYTHONUNBUFFERED': '1',
         'HOME': str(settings.run / 'home'),
         'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'true',
-        'OS_NOVA_CONFIG_FILES': 'nova.conf',
+        'OS_NOVA_CONFIG_FILES': f'{paste("nova/api-paste.ini")};nova.conf',
         'OS_NEUTRON_CONFIG_FILES': 'neutron.conf',
     }
     return Service(name, command, files | own | (environment or {}))

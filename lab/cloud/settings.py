@@ -95,8 +95,10 @@ class Settings:
     def write(self) -> None:
         self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write(self.run / 'passwords', json.dumps(self.passwords))
-        for name in ('log', 'state', 'tmp', 'home'):
+        for name in ('log', 'tmp', 'home'):
             self.folder(name)
+        for name in ('nova', 'neutron', FAKE_HOST):
+            self.folder('state', name)
         for name, sections in self.files().items():
             self._write(self.folder('etc') / name, to_ini(sections))
         etc = self.run / 'etc'
@@ -132,6 +134,7 @@ class Settings:
             section: {'key_repository': str(self.run / f'etc/{name}')}
             for section, name in (
                 ('fernet_tokens', 'fernet-keys'),
+                ('fernet_receipts', 'fernet-keys'),
                 ('credential', 'credential-keys'),
             )
         }
@@ -169,7 +172,7 @@ class Settings:
             'keystone_authtoken': self._middleware('glance'),
             'paste_deploy': {
                 'flavor': 'keystone',
-                'config_file': _paste('glance/glance-api-paste.ini'),
+                'config_file': paste('glance/glance-api-paste.ini'),
             },
             'glance_store': {'default_backend': 'images'},
             'oslo_concurrency': self._locks('glance'),
@@ -181,7 +184,7 @@ class Settings:
             'DEFAULT': {
                 'use_stderr': 'true',
                 'transport_url': self._bus(ADDRESS),
-                'api_paste_config': _paste('neutron/api-paste.ini'),
+                'api_paste_config': paste('neutron/api-paste.ini'),
                 'core_plugin': 'ml2',
                 'service_plugins': '',
                 'rpc_workers': 0,
@@ -205,7 +208,6 @@ class Settings:
             'database': self._database('nova'),
             'api_database': self._database('nova', 'nova_api'),
             'keystone_authtoken': self._middleware('nova'),
-            'wsgi': {'api_paste_config': _paste('nova/api-paste.ini')},
             'conductor': {'workers': 1},
             'scheduler': {'workers': 1},
             'filter_scheduler': {
@@ -382,5 +384,6 @@ def url(service: str, here: str = ADDRESS) -> str:
     return f'http://{address(service, here)}{path}'
 
 
-def _paste(name: str) -> str:
+def paste(name: str) -> str:
+    """How an API is put together, as its package has it."""
     return str(inputs.venv() / 'etc' / name)
