@@ -90,7 +90,7 @@ def _start_guest() -> None:
     guest_build.build()
     if not machine.running():
         image = guest_inputs.image()
-        took = machine.start(image, reach_host=True, cpus=join.CPUS)
+        took = machine.start(image, reach_host=True)
         print(f'lab: the guest answers after {took:.0f} s', flush=True)
     agent.install_project()
 

@@ -23,8 +23,6 @@ from lab.cloud.settings import GPU_HOST, Settings
 from lab.guest import agent
 from lab.guest.inputs import run as guest_run
 
-#: Of each NUMA node: one for pinned guests, one for all others.
-CPUS = 2
 LOG = '/var/log/nova-compute.log'
 _PID = '/run/nova-compute.pid'
 #: Of Python nothing but its own: the agent's environment is init's.

@@ -248,11 +248,8 @@ class Settings:
             'sync_power_state_interval': 30,
             'update_resources_interval': 20,
         }
-        # One of each kind on each NUMA node.
-        sections['compute'] = {
-            'cpu_dedicated_set': '1,3',
-            'cpu_shared_set': '0,2',
-        }
+        # Each NUMA node has one; most GPUs are on the second.
+        sections['compute'] = {'cpu_shared_set': '0', 'cpu_dedicated_set': '1'}
         sections['libvirt'] = {
             'virt_type': 'qemu',
             'cpu_mode': 'none',
@@ -281,6 +278,7 @@ class Settings:
                 'transport_url': self._bus(here),
                 'state_path': str(self.run / 'state/nova'),
                 'use_stderr': 'true',
+                'allow_resize_to_same_host': 'true',
                 # What starts a guest takes long under emulation.
                 'rpc_response_timeout': 180,
                 'report_interval': 5,

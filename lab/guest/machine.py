@@ -67,14 +67,12 @@ def start(
     *,
     keep: bool = False,
     reach_host: bool = False,
-    cpus: int = 1,
     patience: float = 400,
 ) -> float:
     """Start the machine, and wait until libvirtd answers in it.
 
     :param keep: let the disk keep what is written
     :param reach_host: let the guest reach the host, as 10.0.2.2
-    :param cpus: of each of the two NUMA nodes
     :return: the seconds that it took
     """
     if running():
@@ -87,7 +85,7 @@ def start(
     with open(run / 'qemu.log', 'wb') as log:
         process = subprocess.Popen(
             ['timeout', '--foreground', str(LIFETIME_SECONDS),
-             *command(image, run, keep, reach_host, cpus)],
+             *command(image, run, keep, reach_host)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -148,11 +146,7 @@ def kill() -> None:
 
 
 def command(
-    image: pathlib.Path,
-    run: pathlib.Path,
-    keep: bool,
-    reach_host: bool,
-    cpus: int,
+    image: pathlib.Path, run: pathlib.Path, keep: bool, reach_host: bool
 ) -> list[str]:
     """The command line of the guest's own QEMU, newer than most hosts'."""
     root = inputs.root()
@@ -169,11 +163,11 @@ def command(
         '-machine', 'q35,kernel-irqchip=split',
         # No Intel or AMD virtualization is needed, nor used if it is there.
         '-accel', 'tcg,thread=multi,tb-size=1024', '-cpu', 'qemu64',
-        '-m', str(inputs.MEMORY_MIB), '-smp', str(2 * cpus),
+        '-m', str(inputs.MEMORY_MIB), '-smp', '2',
         '-object', f'memory-backend-ram,id=m0,size={half}M',
         '-object', f'memory-backend-ram,id=m1,size={half}M',
-        '-numa', f'node,nodeid=0,cpus=0-{cpus - 1},memdev=m0',
-        '-numa', f'node,nodeid=1,cpus={cpus}-{2 * cpus - 1},memdev=m1',
+        '-numa', 'node,nodeid=0,cpus=0,memdev=m0',
+        '-numa', 'node,nodeid=1,cpus=1,memdev=m1',
         # libvirt's host UUID, and so nova-compute's, stays the same.
         '-uuid', '6b1d6a5e-0000-4000-8000-0000000000a1',
         '-nodefaults', '-display', 'none',
