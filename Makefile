@@ -3,7 +3,7 @@ VENV := .venv
 TOX := $(VENV)/bin/tox
 
 .PHONY: help setup demo test test-all bench clean
-.PHONY: lab lab-shell lab-test lab-stop
+.PHONY: lab lab-shell lab-test lab-cloud-test lab-stop
 
 help:
 	@echo 'make demo      show what nova-gpu does, on made-up hosts'
@@ -12,6 +12,7 @@ help:
 	@echo 'make bench     measure (needs libvirt-dev and a C compiler)'
 	@echo 'make lab       a guest with real VFIO, SR-IOV and libvirt, and no GPU'
 	@echo 'make lab-shell commands in it; make lab-test tests; make lab-stop'
+	@echo 'make lab-cloud-test  a whole OpenStack around it, tested'
 	@echo 'make clean     remove what these made'
 	@echo 'PYTHON=...     the Python to use; now $(PYTHON)'
 
@@ -50,6 +51,10 @@ lab-shell: $(VENV)/ready
 
 lab-test: $(VENV)/ready $(VENV)/packages-lab
 	@$(LAB) test $(SCENARIOS)
+
+# A whole OpenStack on loopback around the guest.
+lab-cloud-test: $(VENV)/ready $(VENV)/packages-lab
+	@nice -n 10 $(VENV)/bin/python -m lab.cloud test $(SCENARIOS)
 
 lab-stop: $(VENV)/ready
 	@$(LAB) stop

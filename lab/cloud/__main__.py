@@ -25,6 +25,7 @@ from lab.cloud.settings import REGION, Settings, url
 from lab.guest import agent, machine
 from lab.guest import build as guest_build
 from lab.guest import inputs as guest_inputs
+from lab.guest.inputs import PROJECT
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +133,7 @@ def _scenarios(names: list[str]) -> int:
     program = services.tool(settings, 'scenarios', *names)
     return subprocess.run(
         program.command,
-        cwd=inputs.PROJECT,
+        cwd=PROJECT,
         env=services.base_environment() | program.environment,
         check=False,
     ).returncode

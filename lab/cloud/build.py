@@ -18,15 +18,10 @@ import fcntl
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from concurrent import futures
 
 from lab import parts
-from lab.cloud import inputs, services
-from lab.cloud.settings import TEMPLATE, Settings
+from lab.cloud import database, inputs
 from lab.guest.inputs import PROJECT
 
 #: Whose own one is newer: the host's C library serves these programs.
@@ -35,10 +30,6 @@ _C_LIBRARY = (
     'libpthread.so*', 'libresolv.so*', 'librt.so*', 'libutil.so*',
     'libnss_*', 'libthread_db.so*', 'libc_malloc_debug*', 'libmemusage*',
     'libpcprofile*', 'libBrokenLocale*', 'libnsl.so*',
-)  # fmt: skip
-_SYSTEM_TABLES = (
-    'mysql_system_tables', 'mysql_performance_tables',
-    'mysql_system_tables_data',
 )  # fmt: skip
 _PIP = ('-m', 'pip', '--quiet', '--disable-pip-version-check')
 
@@ -52,7 +43,7 @@ def build() -> None:
         parts.make(inputs.debian(), _build_debian)
         parts.make(inputs.venv(), _build_venv)
         parts.make(inputs.project(), _build_project)
-        parts.make(inputs.database(), _build_database)
+        parts.make(inputs.database(), database.build)
 
 
 def _build_debian(path: pathlib.Path) -> None:
@@ -70,10 +61,10 @@ def _build_venv(path: pathlib.Path) -> None:
     shutil.rmtree(final, ignore_errors=True)
     try:
         parts.run(sys.executable, '-m', 'venv', final)
-        constraints = [f'--constraint={name}' for name in inputs.CONSTRAINTS]
+        constraints = [f'--constraint={pins}' for pins in inputs.CONSTRAINTS]
         parts.run(
-            final / 'bin/python', *_PIP, 'install', '--no-compile', *constraints,
-            *inputs.REQUIREMENTS,
+            final / 'bin/python', *_PIP, 'install', '--no-compile',
+            *constraints, *inputs.REQUIREMENTS,
         )  # fmt: skip
     except BaseException:
         shutil.rmtree(final, ignore_errors=True)
@@ -85,82 +76,4 @@ def _build_project(path: pathlib.Path) -> None:
     python = inputs.venv() / 'bin/python'
     # setuptools would put modules that are gone into the wheel.
     shutil.rmtree(PROJECT / 'build/lib', ignore_errors=True)
-    parts.run(
-        python, *_PIP, 'install', '--no-deps', '--target', path, PROJECT
-    )
-
-
-def _build_database(path: pathlib.Path) -> None:
-    """Let each service make its tables, all at the same time."""
-    with parts.scratch(path) as run:
-        settings = Settings.new(run)
-        (run / 'mariadb').mkdir(mode=0o700)
-        _make_system_tables(settings)
-        mariadb = services.mariadb(settings)
-        with open(run / 'log/mariadb.log', 'wb') as log:
-            server = subprocess.Popen(
-                mariadb.command,
-                env=services.base_environment() | mariadb.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            while not mariadb.listens():
-                if server.poll() is not None:
-                    said = (run / 'log/mariadb.log').read_text()
-                    raise parts.BuildError(f'MariaDB has ended: {said}')
-                time.sleep(0.1)
-            _make_tables(settings)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
-        (run / 'mariadb').rename(path)
-
-
-def _make_system_tables(settings: Settings) -> None:
-    server = services.mariadb(settings, '--bootstrap')
-    scripts = inputs.debian() / 'usr/share/mysql'
-    statements = (
-        'CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n'
-    ) + ''.join(
-        (scripts / f'{name}.sql').read_text() for name in _SYSTEM_TABLES
-    )
-    parts.run(
-        *server.command,
-        input=statements,
-        env=services.base_environment() | server.environment,
-    )
-
-
-def _make_tables(settings: Settings) -> None:
-    etc = settings.run / 'etc'
-    config = {
-        name: ('--config-file', str(etc / f'{name}.conf'))
-        for name in ('keystone', 'placement', 'glance-api', 'neutron', 'nova')
-    }
-    cells = ('cell_v2', 'create_cell', '--name', 'cell1')
-    database = ('--database_connection', TEMPLATE + '/nova?{query}')
-    everything = (
-        (('keystone-manage', *config['keystone'], 'db_sync'),),
-        (('placement-manage', *config['placement'], 'db', 'sync'),),
-        (('glance-manage', *config['glance-api'], 'db_sync'),),
-        (('neutron-db-manage', *config['neutron'], 'upgrade', 'heads'),),
-        (
-            ('nova-manage', *config['nova'], 'api_db', 'sync'),
-            ('nova-manage', *config['nova'], 'cell_v2', 'map_cell0',
-             '--database_connection', TEMPLATE + '/nova_cell0?{query}'),
-            ('nova-manage', *config['nova'], *cells, *database,
-             '--transport-url', TEMPLATE + '/'),
-            ('nova-manage', *config['nova'], 'db', 'sync'),
-        ),
-    )  # fmt: skip
-
-    def run(commands: tuple[tuple[str, ...], ...]) -> None:
-        for name, *words in commands:
-            program = services.program(settings, name, *words)
-            environment = services.base_environment() | program.environment
-            parts.run(*program.command, env=environment)
-
-    with futures.ThreadPoolExecutor(len(everything)) as pool:
-        list(pool.map(run, everything))
+    parts.run(python, *_PIP, 'install', '--no-deps', '--target', path, PROJECT)

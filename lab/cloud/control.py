@@ -26,6 +26,7 @@ from typing import Any
 
 from lab.cloud import build, inputs, supervisor
 from lab.cloud.settings import Settings
+from lab.guest.inputs import PROJECT
 
 
 class CloudError(Exception):
@@ -56,7 +57,7 @@ def up() -> float:
     with open(run / 'log/supervisor.log', 'wb') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', 'lab.cloud.supervisor', str(run)],
-            cwd=inputs.PROJECT,
+            cwd=PROJECT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

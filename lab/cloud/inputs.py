@@ -57,7 +57,7 @@ def database() -> pathlib.Path:
         'cloud/database',
         debian().name,
         venv().name,
-        *(LAB / f'cloud/{name}.py' for name in ('build', 'settings')),
+        LAB / 'cloud/database.py',
     )
 
 

@@ -46,6 +46,9 @@ def join() -> float:
     if control.status()['state'] != 'up':
         raise control.CloudError('the cloud is not up')
     began = time.monotonic()
+    if running():
+        # Of a cloud that is gone.
+        kill()
     configure()
     start()
     _discover()

@@ -29,6 +29,7 @@ from lab.cloud.settings import (
     address,
     paste,
 )
+from lab.guest.inputs import PROJECT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +228,7 @@ def inside(settings: Settings, name: str, *words: str) -> Service:
 
 def tool(settings: Settings, name: str, *words: str) -> Service:
     """The same, for what imports the lab."""
-    path = {'PYTHONPATH': f'{inputs.project()}:{inputs.PROJECT}'}
+    path = {'PYTHONPATH': f'{inputs.project()}:{PROJECT}'}
     words = ('-m', f'lab.cloud.{name}', *words)
     return dataclasses.replace(
         program(settings, 'python', *words, environment=path), name=name

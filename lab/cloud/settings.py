@@ -167,7 +167,10 @@ class Settings:
             )
         }  # fmt: skip
         return {
-            'DEFAULT': {'use_stderr': 'true', 'enabled_backends': 'images:file'},
+            'DEFAULT': {
+                'use_stderr': 'true',
+                'enabled_backends': 'images:file',
+            },
             'database': self._database('glance'),
             'keystone_authtoken': self._middleware('glance'),
             'paste_deploy': {
@@ -306,9 +309,7 @@ class Settings:
         password = self.passwords['rabbitmq']
         return f'rabbit://lab:{password}@{here}:{PORTS["rabbitmq"]}/'
 
-    def _client(
-        self, user: str, here: str, of: str = ''
-    ) -> Options:
+    def _client(self, user: str, here: str, of: str = '') -> Options:
         """How a service authenticates to call another."""
         options: Options = {
             'auth_type': 'password',

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import openstack
@@ -49,20 +50,24 @@ def image() -> str:
     return str(found.id)
 
 
-def flavor(**extra_specs: str) -> str:
-    """A small flavor; ``__`` in the names of extra specs is a colon."""
+def flavor(extra_specs: Mapping[str, str] | None = None) -> str:
+    """A small flavor."""
     made = cloud().compute.create_flavor(
         name=f'scenario-{time.time_ns()}', ram=64, vcpus=1, disk=0
     )
-    specs = {k.replace('__', ':'): v for k, v in extra_specs.items()}
-    if specs:
-        cloud().compute.create_flavor_extra_specs(made, specs)
+    if extra_specs:
+        cloud().compute.create_flavor_extra_specs(made, extra_specs)
     return str(made.id)
 
 
-def units(resource_class: str, count: int = 1, **others: str) -> str:
-    """A flavor with so many units of a class."""
-    return flavor(**{f'resources:{resource_class}': str(count)}, **others)
+def units(
+    resource_class: str,
+    count: int = 1,
+    others: Mapping[str, str] | None = None,
+) -> str:
+    """A flavor with so many units of a class, and other extra specs."""
+    wanted = {f'resources:{resource_class}': str(count)}
+    return flavor(wanted | dict(others or {}))
 
 
 def create(flavor_id: str) -> str:

@@ -108,6 +108,8 @@ class Scenario(unittest.TestCase):
         join.start()
         gpuhost.wait(
             'nova-compute is up',
-            lambda: api.compute_service(GPU_HOST).updated_at != before
-            and api.compute_service(GPU_HOST).state == 'up',
+            lambda: (
+                api.compute_service(GPU_HOST).updated_at != before
+                and api.compute_service(GPU_HOST).state == 'up'
+            ),
         )

@@ -58,7 +58,7 @@ class NumaTest(base.Scenario):
     def test_pinned_cpu_near_the_card(self) -> None:
         """cloud: pinned CPUs and memory are on the GPU's NUMA node"""
         near = {'hw:cpu_policy': 'dedicated', 'gpu:numa_affinity': 'required'}
-        pinned = api.units(H100, **near)
+        pinned = api.units(H100, 1, near)
         server = self.boot(pinned)
         (card,) = self.held(server)
         self.assertHeld(server, card)
@@ -80,7 +80,7 @@ class NumaTest(base.Scenario):
         api.delete(server)
         # Only the node stood in the way.
         far = near | {'gpu:numa_affinity': 'none'}
-        other = self.boot(api.units(H100, **far))
+        other = self.boot(api.units(H100, 1, far))
         self.assertHeld(other, devices.H100S[0])
 
 
