@@ -247,9 +247,6 @@ class Settings:
             'state_path': '/var/lib/nova',
             'reserved_host_memory_mb': 256,
             'resume_guests_state_on_host_boot': 'true',
-            # Nobody is to wait minutes for it.
-            'sync_power_state_interval': 30,
-            'update_resources_interval': 20,
         }
         # Each NUMA node has one; most GPUs are on the second.
         sections['compute'] = {'cpu_shared_set': '0', 'cpu_dedicated_set': '1'}
@@ -284,8 +281,8 @@ class Settings:
                 'allow_resize_to_same_host': 'true',
                 # What starts a guest takes long under emulation.
                 'rpc_response_timeout': 180,
-                'report_interval': 5,
-                'service_down_time': 40,
+                'report_interval': 10,
+                'service_down_time': 60,
             },
             'keystone': self._client('nova', here, 'keystone'),
             'placement': self._client('nova', here, 'placement'),

@@ -102,10 +102,13 @@ def driver(device: str) -> str:
     return run(f'basename $(readlink -f {PCI}/{device}/driver)').strip()
 
 
-def group(device: str) -> str:
-    """The IOMMU group of a PCI function or of a mediated device."""
-    base = PCI if ':' in device else MEDIATED
-    return run(f'basename $(readlink {base}/{device}/iommu_group)').strip()
+def groups(*devices: str) -> set[str]:
+    """The IOMMU groups of PCI functions and mediated devices."""
+    paths = (
+        f'{PCI if ":" in device else MEDIATED}/{device}/iommu_group'
+        for device in devices
+    )
+    return set(run(f'readlink {" ".join(paths)} | sed s,.*/,,').split())
 
 
 def functions(card: str) -> list[str]:
@@ -122,6 +125,16 @@ def mdevs() -> dict[str, str]:
         '$(basename $d) $(basename $(readlink $d/mdev_type)); done'
     )
     return dict(line.split() for line in said.splitlines())
+
+
+def remains(card: str) -> str:
+    """What is there of guests: domains, vGPUs, types of functions."""
+    return run(f"""
+        virsh -q list --all | grep . || true
+        ls {MEDIATED}
+        cat {PCI}/{card}/virtfn*/nvidia/current_vgpu_type | grep -vx 0
+        true
+    """).strip()
 
 
 def bind(device: str, name: str) -> None:

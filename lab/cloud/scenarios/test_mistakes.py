@@ -40,7 +40,7 @@ class MistakesTest(base.Scenario):
 
     def test_half_a_group(self) -> None:
         """cloud, mistake: a card that shares its group is not handed out"""
-        group = gpuhost.group(devices.BEHIND_BRIDGE)
+        (group,) = gpuhost.groups(devices.BEHIND_BRIDGE)
         self.assertRefused(api.units(RTX_4090, 2), 'No valid host was found')
         self.assertTold(
             devices.BEHIND_BRIDGE,
