@@ -67,14 +67,17 @@ def steps(settings: Settings) -> tuple[Step, ...]:
                 wsgi(settings, 'placement', 'placement.wsgi.api'),
                 wsgi(settings, 'glance', 'glance.wsgi.api'),
                 wsgi(settings, 'neutron', 'neutron.wsgi.api'),
-                wsgi(settings, 'nova', 'nova.wsgi.osapi_compute'),
-                nova(settings, 'nova-conductor', 'nova.conf'),
-                nova(settings, 'nova-scheduler', 'nova.conf'),
             ),
             tool(settings, 'inside.register', str(settings.run)),
         ),
         Step(
-            (nova(settings, 'nova-compute', 'nova-compute.conf'),),
+            # They end when Keystone doesn't know their user.
+            (
+                wsgi(settings, 'nova', 'nova.wsgi.osapi_compute'),
+                nova(settings, 'nova-conductor', 'nova.conf'),
+                nova(settings, 'nova-scheduler', 'nova.conf'),
+                nova(settings, 'nova-compute', 'nova-compute.conf'),
+            ),
             tool(settings, 'inside.discover', str(settings.run), FAKE_HOST),
         ),
     )
