@@ -3,7 +3,7 @@ VENV := .venv
 TOX := $(VENV)/bin/tox
 
 .PHONY: help setup demo test test-all bench clean
-.PHONY: lab lab-shell lab-test lab-cloud-test lab-stop
+.PHONY: lab lab-shell lab-test lab-core lab-cloud-test lab-stop
 
 help:
 	@echo 'make demo      show what nova-gpu does, on made-up hosts'
@@ -51,6 +51,10 @@ lab-shell: $(VENV)/ready
 
 lab-test: $(VENV)/ready $(VENV)/packages-lab
 	@$(LAB) test $(SCENARIOS)
+
+# What CI runs of them, after make test.
+lab-core: $(VENV)/ready $(VENV)/packages-lab
+	@$(TOX) run -qq -e lab-core
 
 # A whole OpenStack on loopback around the guest.
 lab-cloud-test: $(VENV)/ready $(VENV)/packages-lab

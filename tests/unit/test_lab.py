@@ -24,6 +24,7 @@ import fixtures
 import testtools
 
 from lab.guest import inputs, machine
+from tests.lab import test_core
 
 
 class LabTest(testtools.TestCase):
@@ -88,6 +89,21 @@ class LabTest(testtools.TestCase):
         ]
         self.assertNotIn(None, titles)
         self.assertEqual(len(titles), len(set(titles)))
+
+    def test_the_core_names_scenarios(self) -> None:
+        scenarios = [
+            f'{path.stem}.{node.name}.{item.name}'
+            for path in self.files('scenarios/test_*.py')
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ClassDef)
+            for item in node.body
+            if isinstance(item, ast.FunctionDef)
+            and item.name.startswith('test_')
+        ]
+        for name in test_core.CORE:
+            self.assertTrue(
+                any(name in scenario for scenario in scenarios), name
+            )
 
     def test_scripts_can_be_parsed(self) -> None:
         for path in self.files('guest/files/**/*'):
