@@ -25,7 +25,6 @@ from lab.guest.inputs import run as guest_run
 
 LOG = '/var/log/nova-compute.log'
 _PID = '/run/nova-compute.pid'
-#: Of Python nothing but its own: the agent's environment is init's.
 _START = f"""
 mkdir -p /var/lib/nova/instances /run/lock
 export OS_NOVA_DISABLE_EVENTLET_PATCHING=true
@@ -53,10 +52,6 @@ def join() -> float:
     start()
     _discover()
     return time.monotonic() - began
-
-
-def joined() -> bool:
-    return running()
 
 
 def configure() -> None:

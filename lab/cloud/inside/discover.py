@@ -30,8 +30,10 @@ PATIENCE = 400
 def main() -> None:
     run, host = pathlib.Path(sys.argv[1]), sys.argv[2]
     cloud = connect(Settings.load(run))
+    before = updated(cloud, host)
     deadline = time.monotonic() + PATIENCE
-    while not is_up(cloud, host):
+    # What the one before it has reported doesn't count.
+    while updated(cloud, host) in (None, before):
         if time.monotonic() > deadline:
             sys.exit(f'no nova-compute of {host} within {PATIENCE} s')
         time.sleep(1)
@@ -43,11 +45,12 @@ def main() -> None:
     )  # fmt: skip
 
 
-def is_up(cloud: openstack.connection.Connection, host: str) -> bool:
-    return any(
-        service.host == host and service.state == 'up'
-        for service in cloud.compute.services(binary='nova-compute')
-    )
+def updated(cloud: openstack.connection.Connection, host: str) -> str | None:
+    """When a nova-compute that is up has reported last."""
+    for service in cloud.compute.services(binary='nova-compute', host=host):
+        if service.state == 'up':
+            return str(service.updated_at)
+    return None
 
 
 if __name__ == '__main__':
