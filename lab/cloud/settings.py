@@ -247,6 +247,8 @@ class Settings:
             'state_path': '/var/lib/nova',
             'reserved_host_memory_mb': 256,
             'resume_guests_state_on_host_boot': 'true',
+            # Nothing in these guests could shut down by itself.
+            'shutdown_timeout': 0,
         }
         # Each NUMA node has one; most GPUs are on the second.
         sections['compute'] = {'cpu_shared_set': '0', 'cpu_dedicated_set': '1'}
