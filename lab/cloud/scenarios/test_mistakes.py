@@ -42,10 +42,12 @@ class MistakesTest(base.Scenario):
         """cloud, mistake: a card that shares its group is not handed out"""
         (group,) = gpuhost.groups(devices.BEHIND_BRIDGE)
         self.assertRefused(api.units(RTX_4090, 2), 'No valid host was found')
-        self.assertTold(
-            devices.BEHIND_BRIDGE,
-            f'shares IOMMU group {group} with 0000:88:02.0 [00ff] 1b36:0005',
-        )
+        card = devices.BEHIND_BRIDGE
+        reason = f'shares IOMMU group {group} with 0000:88:02.0'
+        self.assertTold(card, reason)
+        # nova-compute tells of it when it starts.
+        lines = [line for line in join.log().splitlines() if reason in line]
+        self.assertTrue(any(f'Found card {card}' in line for line in lines))
 
     def test_mdev_removed_by_hand(self) -> None:
         """cloud, mistake: a vGPU removed by hand is missed and made again"""
@@ -64,8 +66,6 @@ class MistakesTest(base.Scenario):
         self.assertHeld(server, mdev)
 
     def assertTold(self, card: str, reason: str) -> None:
-        """Both by the command and by nova-compute's log."""
         said = gpuhost.run('nova-gpu host show -f json')
+        self.assertIn(card, said)
         self.assertIn(reason, said)
-        lines = [line for line in join.log().splitlines() if card in line]
-        self.assertTrue(any(reason in line for line in lines), lines[-5:])
