@@ -40,7 +40,7 @@ from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Effects
 from nova_gpu.mechanism.mdev import is_ours
 from nova_gpu.model import hostmap
-from nova_gpu.model.claim import Claim
+from nova_gpu.model.claim import Claim, View
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.model.inventory import provider_uuid
@@ -117,6 +117,7 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         # Instances whose guest is destroyed to be made anew right after.
         self._gpu_rebuilt: set[str] = set()
         self._gpu_audited = 0.0
+        self._gpu_reported: dict[str, str] = {}
 
     def _gpu_effects(self) -> Effects:
         """What changes the host; a host that isn't real has its own."""
@@ -142,13 +143,22 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         if conflicts:
             raise nova_exception.InvalidConfiguration('; '.join(conflicts))
         self._gpus.report_rules(view)
+        self._gpu_report(view)
+
+    def _gpu_report(self, view: View) -> None:
+        """Log what each card is used for, and later what has changed."""
+        found = {}
         for use in view.uses:
-            LOG.info(
-                'Found card %s (%s): %s',
-                use.card.address,
-                use.card.name,
-                use.reason or f'{use.mechanism}, pool {use.pool}',
-            )
+            address = str(use.card.address)
+            text = use.reason or f'{use.mechanism}, pool {use.pool}'
+            if self._gpu_reported.get(address) != text:
+                LOG.info(
+                    'Found card %s (%s): %s', address, use.card.name, text
+                )
+            found[address] = text
+        for address in sorted(self._gpu_reported.keys() - found.keys()):
+            LOG.warning('Card %s is gone', address)
+        self._gpu_reported = found
 
     def _gpu_guests(self) -> list[GuestDevices]:
         libvirt = libvirt_driver.libvirt
@@ -191,7 +201,9 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             except libvirt.libvirtError as exc:
                 LOG.warning('Could not compare the GPUs with guests: %s', exc)
         stats = data.setdefault('stats', {})
-        found = self._gpus.map(self._gpus.view(), len(self.list_instances()))
+        view = self._gpus.view()
+        self._gpu_report(view)
+        found = self._gpus.map(view, len(self.list_instances()))
         stats[hostmap.STATS_KEY] = found.dump()
         if found.pools:
             data['numa_topology'] = numa.report(data['numa_topology'])

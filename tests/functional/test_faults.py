@@ -241,6 +241,23 @@ class BehindNovasBackTest(FaultsTest):
         generation: int = found.body['consumer_generation']
         return generation
 
+    def test_cards_that_change(self) -> None:
+        first, second = '0000:3b:00.0', '0000:5e:00.0'
+        as_vgpus = f'Found card {first} (NVIDIA Tesla T4): mdev, pool '
+        self._run_periodics()
+        self.assertEqual(1, self.logs.output.count(as_vgpus))
+        self.fake.unload_driver(first)
+        self.fake.remove(second)
+        self._run_periodics()
+        self.assertIn(
+            f'Found card {first} (NVIDIA Tesla T4): whole, pool ',
+            self.logs.output,
+        )
+        self.assertIn(f'Card {second} is gone', self.logs.output)
+        self.fake.load_driver(first)
+        self._run_periodics()
+        self.assertEqual(2, self.logs.output.count(as_vgpus))
+
     def test_repair(self) -> None:
         server = self.boot(self.vgpus)
         (mdev,) = self.fake.mdevs
