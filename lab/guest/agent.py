@@ -86,6 +86,7 @@ def install_project() -> None:
     shutil.rmtree(site, ignore_errors=True)
     subprocess.run(
         [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps',
+         '--root-user-action=ignore',
          '--disable-pip-version-check', '--no-compile', '--target', site,
          '--python-version', inputs.PYTHON, '--only-binary=:all:', wheel],
         check=True,
