@@ -181,3 +181,10 @@ def inventory() -> dict[str, int]:
 def compute_service(host: str) -> Any:
     (found,) = cloud().compute.services(binary='nova-compute', host=host)
     return found
+
+
+def enabled(host: str) -> bool:
+    """Whether the scheduler may choose a host; Placement decides on that."""
+    root = providers(host)[host]
+    traits = placement(f'/resource_providers/{root}/traits')['traits']
+    return 'COMPUTE_STATUS_DISABLED' not in traits

@@ -17,6 +17,7 @@ from __future__ import annotations
 from lab.cloud import join
 from lab.cloud.scenarios import api, base, gpuhost
 from lab.cloud.scenarios.base import A40_8Q, A40_24Q, L40S_12Q, RTX_4090
+from lab.cloud.settings import GPU_HOST
 from lab.guest import agent
 from lab.scenarios import devices
 
@@ -154,6 +155,8 @@ class CrashTest(base.Scenario):
             until virsh -q uri >/dev/null 2>&1; do sleep 0.5; done
         """)
         self.assertHeld(server, devices.GPU_WITH_AUDIO, base.AUDIO)
+        # Nova disables the host until it has a connection again.
+        gpuhost.wait('the host is enabled', lambda: api.enabled(GPU_HOST))
         other = self.boot(api.units(A40_24Q))
         self.assertHeld(other, *gpuhost.mdevs())
         self.assertEqual('ACTIVE', api.server(server).status)
