@@ -81,11 +81,12 @@ class HostPlacement:
         The periodic task would do it within a minute, but until then
         Placement would promise what is no longer there.
         """
-        if self._look().pools == self._told:
+        pools = self._look().pools
+        if pools == self._told:
             return
         for _ in range(PUSH_ATTEMPTS):
             try:
-                self._push_once(context)
+                self._push_once(context, pools)
             except nova_exception.ResourceProviderUpdateConflict:
                 LOG.debug('Placement changed meanwhile: pushing again')
             except Exception:
@@ -101,18 +102,18 @@ class HostPlacement:
             self._host.get_hostname(),
         )
 
-    def _push_once(self, context: Any) -> None:
+    def _push_once(self, context: Any, pools: Iterable[Pool]) -> None:
         # The report client's tree is the resource tracker's as well, and
         # not safe between threads: this is the tracker's own lock.
         with lockutils.lock(
             resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
         ):
-            self._refresh(context)
+            self._refresh(context, pools)
             tree = self._tree(context)
             self.update(tree, self._host.get_hostname())
             self._virtapi.reportclient.update_from_provider_tree(context, tree)
 
-    def _refresh(self, context: Any) -> None:
+    def _refresh(self, context: Any, pools: Iterable[Pool]) -> None:
         """Read anew what Placement has of the pools that have changed.
 
         The allocation that changed them has raised the generations of their
@@ -121,7 +122,7 @@ class HostPlacement:
         """
         known = self._tree(context)
         node_uuid = self._host.get_node_uuid()
-        for pool in self._look().pools:
+        for pool in pools:
             uuid = provider_uuid(node_uuid, pool.key)
             if pool not in self._told and known.exists(uuid):
                 self._virtapi.reportclient._refresh_and_get_inventory(
