@@ -30,7 +30,7 @@ from tests.upstream.suites import NOVAS, OURS, SUITES
 LOGS = pathlib.Path('build/upstream')
 COLUMNS = (
     'suite', 'class', 'run', 'passed', 'skipped', 'xfailed', 'failed',
-    'drivers', 'seconds',
+    'again', 'drivers', 'seconds',
 )  # fmt: skip
 
 
@@ -103,6 +103,7 @@ def _print_run(name: str, cls: str, done: Run) -> None:
         done.count('skip'),
         done.count('xfail'),
         done.failed,
+        done.again,
         done.made if cls == OURS else '-',
         round(done.seconds),
     )

@@ -43,13 +43,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 class Run:
     """How each test ended, by id, and the output of those that failed.
 
-    ``made`` is how many of our drivers there were in all processes.
+    ``made`` is how many of our drivers there were in all processes, ``again``
+    how many tests ended well only when they ran again.
     """
 
     statuses: dict[str, str]
     details: dict[str, str]
     made: int
     seconds: float
+    again: int = 0
 
     def count(self, status: str) -> int:
         """How many tests ended so."""
@@ -90,7 +92,7 @@ def run(
         start = time.monotonic()
         statuses: dict[str, str] = {}
         details: dict[str, str] = {}
-        left = 0
+        left = again = 0
         for _ in range(ROUNDS):
             subprocess.run(
                 [*stestr, 'run', *options],
@@ -106,6 +108,10 @@ def run(
                 stderr=output,
             )
             found = _parse(last.stdout)
+            again += sum(
+                statuses.get(test, 'success') not in GOOD and status in GOOD
+                for test, status in found[0].items()
+            )
             statuses |= found[0]
             details |= found[1]
             before, left = left, sum(s not in GOOD for s in statuses.values())
@@ -118,6 +124,7 @@ def run(
             details,
             sum(int(path.read_text()) for path in made.iterdir()),
             seconds,
+            again,
         )
 
 
