@@ -33,27 +33,40 @@ class BuildError(Exception):
 
 
 def make(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:
-    """Make a part: all of it, or none."""
-    if path.exists():
+    """Make a part: all of it, or none.
+
+    What can't be moved is made in place, with an empty folder for the new part
+    beside it until all of it is there: without the end of that, both go.
+    """
+    new = path.with_name(f'{path.name}.new')
+    if path.exists() and not new.exists():
         return
     began = time.monotonic()
-    new = path.with_name(f'{path.name}.new')
+    shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(new, ignore_errors=True)
     make(new)
-    new.rename(path)
+    if path.exists():
+        new.rmdir()
+    else:
+        new.rename(path)
     print(f'lab: {path.name} in {time.monotonic() - began:.0f} s', flush=True)
 
 
 def run(*command: str | pathlib.Path, **options: object) -> str:
     """Run a program, and say what it said only if it fails."""
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        **options,  # type: ignore[call-overload]
-    )
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **options,  # type: ignore[call-overload]
+        )
+    except FileNotFoundError as exc:
+        raise BuildError(
+            f'{command[0]} is not installed: see bindep.txt'
+        ) from exc
     if done.returncode:
         said = '\n'.join(done.stdout.splitlines()[-30:])
         raise BuildError(f'{command[0]} exited {done.returncode}:\n{said}')

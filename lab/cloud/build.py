@@ -57,19 +57,14 @@ def _build_debian(path: pathlib.Path) -> None:
 
 def _build_venv(path: pathlib.Path) -> None:
     # Programs in it name the place where it was made.
-    final = inputs.venv()
-    shutil.rmtree(final, ignore_errors=True)
-    try:
-        parts.run(sys.executable, '-m', 'venv', final)
-        constraints = [f'--constraint={pins}' for pins in inputs.CONSTRAINTS]
-        parts.run(
-            final / 'bin/python', *_PIP, 'install', '--no-compile',
-            *constraints, *inputs.REQUIREMENTS,
-        )  # fmt: skip
-    except BaseException:
-        shutil.rmtree(final, ignore_errors=True)
-        raise
-    final.rename(path)
+    path.mkdir()
+    venv = inputs.venv()
+    parts.run(sys.executable, '-m', 'venv', venv)
+    constraints = [f'--constraint={pins}' for pins in inputs.CONSTRAINTS]
+    parts.run(
+        venv / 'bin/python', *_PIP, 'install', '--no-compile',
+        *constraints, *inputs.REQUIREMENTS,
+    )  # fmt: skip
 
 
 def _build_project(path: pathlib.Path) -> None:

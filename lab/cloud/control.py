@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -34,7 +35,7 @@ class CloudError(Exception):
 
 
 def status() -> dict[str, Any]:
-    """What the supervisor has said last; its state is ``down`` if none is."""
+    """What the supervisor has said last; ``ended`` if there is none."""
     try:
         found = json.loads((inputs.run() / 'status').read_text())
     except FileNotFoundError:
@@ -96,7 +97,8 @@ def down(patience: float = 40) -> None:
     deadline = time.monotonic() + patience
     while status()['state'] != 'ended':
         if time.monotonic() > deadline:
-            os.kill(found['pid'], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found['pid'], signal.SIGKILL)
         time.sleep(0.1)
 
 

@@ -12,13 +12,15 @@
 
 """A host's devices, read by other means than nova-gpu's.
 
-Nothing of libvirt's is here: unit tests read their made-up hosts with it too.
+libvirt isn't imported: unit tests read their made-up hosts with this too, and
+the cloud's scenarios are outside of the guest.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+from xml.etree import ElementTree as ET
 
 #: Where :file:`lab/guest/files/lab/devices` puts what reads as which.
 GPU_WITH_AUDIO = '0000:81:00.0'
@@ -81,3 +83,14 @@ class Devices:
         return {
             line.partition(':')[2].strip() for line in text.splitlines()[1:]
         }
+
+
+def source(address: ET.Element) -> str:
+    """What libvirt's XML calls a host device by: an address or a UUID."""
+    if uuid := address.get('uuid'):
+        return uuid
+    d, b, s, f = (
+        int(address.get(part) or '', 16)
+        for part in ('domain', 'bus', 'slot', 'function')
+    )
+    return f'{d:04x}:{b:02x}:{s:02x}.{f:x}'

@@ -32,6 +32,7 @@ from lab.scenarios.devices import (
     SRIOV,
     VENDOR_VFIO,
     Devices,
+    source,
 )
 
 __all__ = [
@@ -83,14 +84,7 @@ def sources(domain: libvirt.virDomain) -> list[str]:
     for element in hostdevs(domain):
         address = element.find('source/address')
         assert address is not None
-        if uuid := address.get('uuid'):
-            found.append(uuid)
-        else:
-            d, b, s, f = (
-                int(address.get(part) or '', 16)
-                for part in ('domain', 'bus', 'slot', 'function')
-            )
-            found.append(f'{d:04x}:{b:02x}:{s:02x}.{f:x}')
+        found.append(source(address))
     return found
 
 

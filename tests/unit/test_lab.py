@@ -23,6 +23,7 @@ import subprocess
 import fixtures
 import testtools
 
+from lab import parts
 from lab.guest import inputs, machine
 from tests.lab import test_core
 
@@ -45,6 +46,48 @@ class LabTest(testtools.TestCase):
         with open(copy / 'card.c', 'a') as file:
             file.write('\n')
         self.assertNotEqual(before, inputs.part('modules', copy))
+
+    def test_a_part_is_made_whole_or_not_at_all(self) -> None:
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        part, new = folder / 'part', folder / 'part.new'
+
+        def dies(path: pathlib.Path) -> None:
+            path.mkdir()
+            raise KeyboardInterrupt
+
+        self.assertRaises(KeyboardInterrupt, parts.make, part, dies)
+        self.assertFalse(part.exists())
+        parts.make(part, pathlib.Path.mkdir)
+        self.assertFalse(new.exists())
+        # There is one: it isn't made.
+        parts.make(part, dies)
+        self.assertTrue(part.exists())
+
+    def test_a_part_that_is_made_in_place(self) -> None:
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        part, new = folder / 'part', folder / 'part.new'
+
+        def half(path: pathlib.Path) -> None:
+            path.mkdir()
+            part.mkdir()
+            (part / 'half').touch()
+            raise KeyboardInterrupt
+
+        def whole(path: pathlib.Path) -> None:
+            path.mkdir()
+            part.mkdir()
+            (part / 'whole').touch()
+
+        self.assertRaises(KeyboardInterrupt, parts.make, part, half)
+        parts.make(part, whole)
+        self.assertEqual([part / 'whole'], list(part.iterdir()))
+        self.assertFalse(new.exists())
+
+    def test_a_program_that_is_missing_is_named(self) -> None:
+        exc = self.assertRaises(parts.BuildError, parts.run, 'no-such-thing')
+        self.assertEqual(
+            'no-such-thing is not installed: see bindep.txt', str(exc)
+        )
 
     def test_an_image_depends_on_all_parts(self) -> None:
         before = inputs.image()

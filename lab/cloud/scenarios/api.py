@@ -111,15 +111,6 @@ def fault(server_id: str) -> str:
     return str(found.fault['message'])
 
 
-def events(server_id: str) -> dict[str, str]:
-    """The messages of a server's actions, of those that failed."""
-    return {
-        action.action: str(action.message)
-        for action in cloud().compute.server_actions(server_id)
-        if action.message
-    }
-
-
 def delete(server_id: str) -> None:
     """Delete a server, and wait until it is gone."""
     cloud().compute.delete_server(server_id, ignore_missing=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from xml.etree import ElementTree as ET
 
 from lab.guest import agent
+from lab.scenarios.devices import source
 
 #: Starting QEMU takes 20 s there, and more on a machine that is busy.
 PATIENCE = 400
@@ -39,17 +40,8 @@ class Domain:
     @property
     def sources(self) -> list[str]:
         """Its host devices: addresses and UUIDs."""
-        found = []
-        for address in self.xml.findall('devices/hostdev/source/address'):
-            if uuid := address.get('uuid'):
-                found.append(uuid)
-            else:
-                d, b, s, f = (
-                    int(address.get(part) or '', 16)
-                    for part in ('domain', 'bus', 'slot', 'function')
-                )
-                found.append(f'{d:04x}:{b:02x}:{s:02x}.{f:x}')
-        return sorted(found)
+        addresses = self.xml.findall('devices/hostdev/source/address')
+        return sorted(map(source, addresses))
 
     @property
     def groups(self) -> set[str]:

@@ -35,6 +35,10 @@ class MistakesTest(base.Scenario):
             'bound to bochs-drm, which offers no vGPU types here; bind it to '
             'vfio-pci to pass it through, or install the vGPU driver',
         )
+        # nova-compute has said so when it saw it.
+        self.assertRegex(
+            join.log(), rf'Found card {card} .*bound to bochs-drm'
+        )
         gpuhost.bind(card, 'vfio-pci')
         self.assertFree(**{H100: 3})
 
