@@ -731,7 +731,10 @@ class GpuServersTest(nova_base.ServersTestBase):
         if os.environ.get(WRITE_GOLDEN):
             GOLDEN.mkdir(exist_ok=True)
             path.write_text(actual)
-        self.assert_xml_equal(path.read_text(), actual)
+        documents = path.read_text(), actual
+        if NOVA_RELEASE < 33:
+            documents = tuple(map(_as_before_nova_33, documents))
+        self.assert_xml_equal(*documents)
 
     def providers_of(self, host: str) -> dict[str, dict[str, Any]]:
         """The host's GPU inventories by provider name and class."""
@@ -1065,3 +1068,14 @@ class StoredCloud(GpuServersTest):
             self.new_host(name)
             self.api.put_service(services[name]['id'], {'forced_down': False})
             self.start_host(name, domains[name])
+
+
+def _as_before_nova_33(document: str) -> str:
+    """A domain without what Nova has given to all guests since then."""
+    domain = etree.fromstring(document)
+    for iothreads in domain.findall('iothreads'):
+        domain.remove(iothreads)
+    for balloon in domain.iterfind('devices/memballoon'):
+        for name in ('autodeflate', 'freePageReporting'):
+            balloon.attrib.pop(name, None)
+    return etree.tostring(domain, encoding='unicode')
