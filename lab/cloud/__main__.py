@@ -70,8 +70,7 @@ def _do(args: argparse.Namespace) -> int:
     elif args.command == 'test':
         return _test(args.names)
     elif args.command == 'logs':
-        path = control.logs() / f'{args.name}.log'
-        print(path.read_text(errors='replace'), end='')
+        print(control.log(args.name), end='')
     elif args.command == 'shell-env':
         _shell_env()
     return 0
@@ -141,6 +140,8 @@ def _scenarios(names: list[str]) -> int:
 
 
 def _shell_env() -> None:
+    if control.status()['state'] == 'ended':
+        raise control.CloudError('the cloud is not up')
     settings = Settings.load(inputs.run())
     values = {
         'AUTH_URL': f'{url("keystone")}/v3',

@@ -106,6 +106,16 @@ def logs() -> pathlib.Path:
     return inputs.run() / 'log'
 
 
+def log(name: str) -> str:
+    """What a service has said, in the run that was last."""
+    path = logs() / f'{name}.log'
+    if not path.is_file():
+        names = ', '.join(sorted(p.stem for p in logs().glob('*.log')))
+        others = f'those of: {names}' if names else 'nothing has'
+        raise CloudError(f'{name} has no log; {others}')
+    return path.read_text(errors='replace')
+
+
 def memory_mib(pid: int) -> float:
     """What a process takes of the memory, its share of what is shared."""
     try:

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import ast
 import configparser
+import contextlib
+import io
+import os
 import pathlib
 import re
 import stat
@@ -25,6 +28,7 @@ import testtools
 from oslo_config import cfg
 
 from lab.cloud import inputs, services, settings
+from lab.cloud.__main__ import main
 from lab.guest.inputs import LAB
 
 
@@ -107,6 +111,37 @@ class LabCloudTest(testtools.TestCase):
                 for password in self.settings.passwords.values():
                     self.assertNotIn(password, line)
         self.assertEqual(len(set(names)), len(names))
+
+    def command(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of ``python3 -m lab.cloud``."""
+        self.patch(inputs, 'run', lambda: self.settings.run)
+        self.addCleanup(os.umask, os.umask(0o077))
+        out, errors = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
+            code = main(list(arguments))
+        return code, out.getvalue(), errors.getvalue()
+
+    def test_logs(self) -> None:
+        log = self.settings.run / 'log'
+        self.assertEqual(
+            (1, '', 'lab: nova has no log; nothing has\n'),
+            self.command('logs', 'nova'),
+        )
+        (log / 'nova.log').write_text('said\n')
+        (log / 'glance.log').write_text('')
+        self.assertEqual((0, 'said\n', ''), self.command('logs', 'nova'))
+        self.assertEqual(
+            (1, '', 'lab: nova-api has no log; those of: glance, nova\n'),
+            self.command('logs', 'nova-api'),
+        )
+
+    def test_environment_for_a_shell(self) -> None:
+        self.assertEqual(
+            (1, '', 'lab: the cloud is not up\n'), self.command('shell-env')
+        )
 
     def test_every_scenario_has_a_title_of_its_own(self) -> None:
         titles = [
