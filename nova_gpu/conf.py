@@ -164,9 +164,6 @@ until ``nova-gpu host release`` brings it back. Each has a small file here, so
 that it stays put aside over a restart of nova-compute and of the host: the
 directory must be on a disk, and nova-compute must be able to write to it. It
 is made when it is needed.
-
-``nova-gpu`` looks in the default place; give it ``--config-file`` if you
-change this.
 """,
     ),
     cfg.StrOpt(
@@ -178,8 +175,7 @@ The file in which nova-compute tells ``nova-gpu audit`` and ``nova-gpu
 exporter`` what it holds, and since when.
 
 It is written at every change. nova-compute, which must be able to write to
-its directory, decides nothing by it. ``nova-gpu`` looks in the default place;
-give it ``--config-file`` if you change this.
+its directory, decides nothing by it.
 """,
     ),
     cfg.StrOpt(
@@ -191,8 +187,6 @@ The file in which ``nova-gpu host record`` writes which cards NVLink links.
 
 nova-compute reads it, if it is there, each time that it looks at the host, for
 the cards of which no rule gives the ``clique``. It must be able to read it.
-``nova-gpu`` looks in the default place; give it ``--config-file`` if you
-change this.
 
 Related options:
 

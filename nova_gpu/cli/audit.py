@@ -43,8 +43,8 @@ class Audit(lister.Lister):
 
     Exits with 0 if there are none, with 1 if some are left, and with 2 if
     nova-compute doesn't run, or the host, a guest or Placement could not be
-    looked at. Placement is asked if --config-file names a nova.conf with its
-    section [placement]. Run it as root, on a compute node.
+    looked at. Placement is asked as the section [placement] of nova.conf says.
+    Run it as root, on a compute node.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -109,7 +109,7 @@ class Audit(lister.Lister):
                     'hold is not known'
                 )
             told = self._told(found)
-            counted = self._counted(args, told)
+            counted = self._counted(found.settings.files, told)
         finally:
             LOG.setLevel(level)
         board = fabric.board_of(found.uses)
@@ -133,10 +133,10 @@ class Audit(lister.Lister):
         return told
 
     def _counted(
-        self, args: argparse.Namespace, told: Told | None
+        self, files: Sequence[str], told: Told | None
     ) -> Allocated | None:
-        if not args.config_file:
-            LOG.warning('no --config-file: Placement is not compared')
+        if not files:
+            LOG.warning('no nova.conf was read: Placement is not compared')
             return None
         if told is None:
             LOG.warning(
@@ -146,7 +146,7 @@ class Audit(lister.Lister):
             self.unseen = True
             return None
         try:
-            return allocated(args.config_file, told.node)
+            return allocated(files, told.node)
         except error.NoPlacement as exc:
             LOG.error('%s', exc)
             self.unseen = True

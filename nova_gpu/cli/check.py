@@ -96,8 +96,9 @@ def findings(args: argparse.Namespace) -> list[Finding]:
         snapshot=found.snapshot,
         uses=found.uses,
         kinds={name: m.use for name, m in found.mechanisms.items()},
-        driver=found.compute_driver,
-        nova_owns=found.nova_owns,
+        driver=found.settings.compute_driver,
+        driver_file=found.settings.driver_file,
+        nova_owns=found.settings.nova_owns,
     )
     for warning in tree.warnings:
         LOG.warning(warning)

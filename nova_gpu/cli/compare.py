@@ -38,7 +38,8 @@ def compare(
     :param counted: what Placement says, if it was asked
     """
     # Without its settings nobody knows which cards Nova hands out.
-    sure = found.compute_driver is not None and not found.nova_owns
+    settings = found.settings
+    sure = settings.compute_driver is not None and not settings.nova_owns
     claims = _claims(found, sure)
     held = told.claims if told and told.running else None
     seen = differences(

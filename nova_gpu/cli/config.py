@@ -108,7 +108,7 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
         _warn(found.uses)
         settings = native(_narrowed(found.uses, args.profile))
     else:
-        settings = ours(found.uses, args.rule, chosen)
+        settings = ours(found.uses, found.settings.rule_texts, chosen)
     roles = args.role or ROLES
     return [setting for setting in settings if setting.role in roles]
 

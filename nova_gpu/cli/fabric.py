@@ -63,8 +63,8 @@ class FabricRestore(command.Command):
         found = survey.survey(parsed_args, ask_fabric=False)
         if not found.settings.fabric_manager:
             raise error.NotRestored(
-                '[gpu] fabric_manager is not set; name its file by '
-                '--config-file'
+                '[gpu] fabric_manager is not set, or its file is not read: '
+                'name that by --config-file'
             )
         if not found.all_guests_read:
             # What it has would be cut off.

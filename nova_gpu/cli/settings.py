@@ -16,19 +16,31 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import itertools
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 from nova_gpu import claimsfile, linksfile, putaside
 from nova_gpu.cli import error
 from nova_gpu.model.rule import Rule
+
+LOG = logging.getLogger('nova_gpu.cli')
+#: Here nova-compute finds its files when it is given none.
+NOVA_ETC = '/etc/nova'
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """What ``[gpu]`` says; ``nova_owns`` are Nova's own options for GPUs.
 
-    ``compute_driver`` is Nova's, None if no file was read.
+    ``files`` are those that were read, ``rule_texts`` the rules as they are
+    written. ``compute_driver`` is Nova's, None if no file was read, and
+    ``driver_file`` the one that sets it.
     """
+
+    files: tuple[str, ...] = ()
 
     host_root: str = '/'
     put_aside_dir: str = putaside.FOLDER
@@ -37,8 +49,10 @@ class Settings:
     fmpm: str = ''
     links_file: str = linksfile.PATH
     rules: tuple[Rule, ...] = ()
+    rule_texts: tuple[str, ...] = ()
     nova_owns: tuple[str, ...] = ()
     compute_driver: str | None = None
+    driver_file: str | None = None
 
 
 def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
@@ -53,7 +67,32 @@ def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
     # Not above: jsonschema takes longer to import than all the rest does.
     from nova_gpu.rules import parse_rules
 
-    return dataclasses.replace(settings, rules=parse_rules(texts))
+    return dataclasses.replace(
+        settings, rules=parse_rules(texts), rule_texts=tuple(texts)
+    )
+
+
+def novas_files() -> list[str]:
+    """The files that nova-compute on this host reads, if there are any.
+
+    Those of oslo.config for a program of that name, later ones win: Debian's
+    and Ubuntu's packages set ``compute_driver`` in the second.
+    """
+    names = [f'{NOVA_ETC}/{name}.conf' for name in ('nova', 'nova-compute')]
+    more = [sorted(glob.glob(f'{name}.d/*.conf')) for name in names]
+    found = []
+    for path in (*names, *itertools.chain(*more)):
+        try:
+            with open(path, 'rb'):
+                found.append(path)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            LOG.warning(
+                'what nova.conf says is not heeded, run this as root: %s', exc
+            )
+            return []
+    return found
 
 
 def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
@@ -78,6 +117,7 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
             default_config_dirs=[],
         )
         settings = Settings(
+            files=tuple(files),
             host_root=conf.gpu.host_root,
             put_aside_dir=conf.gpu.put_aside_dir,
             claims_file=conf.gpu.claims_file,
@@ -93,7 +133,14 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
                 if conf[group][name]
             ),
             compute_driver=conf.compute_driver,
+            driver_file=_file_of(conf, 'compute_driver'),
         )
         return settings, conf.gpu.rule
     except (cfg.Error, OSError) as exc:
         raise error.UnusableSettings(str(exc)) from exc
+
+
+def _file_of(conf: Any, name: str) -> str | None:
+    """The file that sets an option of ``[DEFAULT]`` last."""
+    location = conf.get_location(name)
+    return location.detail if location.location.is_user_controlled else None

@@ -32,7 +32,7 @@ from nova_gpu import mechanism as mechanisms
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
-from nova_gpu.cli.settings import Settings, read_settings
+from nova_gpu.cli.settings import Settings, novas_files, read_settings
 from nova_gpu.host import read_snapshot
 from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Mechanism
@@ -61,10 +61,9 @@ class Survey:
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
     nova-compute holds, ``links`` what was recorded of links between cards.
-    ``nova_owns`` are the options that give cards to Nova, ``compute_driver``
-    is what nova.conf says, if one was given. ``all_guests_read`` is False if
-    a guest may hold what doesn't show, ``aside_read`` if more may be put
-    aside. ``reads`` counts the files of the host.
+    ``all_guests_read`` is False if a guest may hold what doesn't show,
+    ``aside_read`` if more may be put aside. ``reads`` counts the files of the
+    host.
     """
 
     root: str
@@ -80,8 +79,6 @@ class Survey:
     folder: PutAside
     claims: ClaimsFile
     links: LinksFile
-    nova_owns: tuple[str, ...]
-    compute_driver: str | None
     holders: Mapping[Address, tuple[str, ...]]
     mechanisms: Mapping[str, Mechanism]
     reads: int
@@ -115,7 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         action='append',
         default=[],
-        help='nova.conf to read [gpu] from; can be repeated (default: none)',
+        help=(
+            'nova.conf to read [gpu] from; can be repeated (default: that of '
+            "this host's Nova; none with --root or --rule)"
+        ),
     )
 
 
@@ -138,7 +138,10 @@ class Surveyor:
     ) -> None:
         self._args = args
         self._ask_fabric = ask_fabric
-        self._settings = read_settings(args.rule, args.config_file)
+        files = args.config_file
+        if not (files or args.root or args.rule):
+            files = novas_files()
+        self._settings = read_settings(args.rule, files)
         self._loaded = mechanisms.load()
         # By their whole text: no time or number of a file is trusted.
         self._parse = functools.lru_cache(REMEMBERED)(parse_guest)
@@ -203,8 +206,6 @@ class Surveyor:
             folder=folder,
             claims=ClaimsFile(_below(tree, settings.claims_file, args)),
             links=links,
-            nova_owns=settings.nova_owns,
-            compute_driver=settings.compute_driver,
             holders={card: tuple(names) for card, names in holders.items()},
             mechanisms={m.name: m for m in loaded},
             reads=tree.reads,

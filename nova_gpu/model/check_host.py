@@ -427,11 +427,12 @@ def nova_conf(host: Subject) -> Iterator[Finding]:
     if host.driver is None:
         return
     if host.driver != DRIVER:
+        where = f' of {host.driver_file}' if host.driver_file else ''
         yield Finding(
             'nova-conf', '', ERROR,
             f'compute_driver is {host.driver or "not set"}',
             'nova-compute does not look at GPUs',
-            f'set compute_driver = {DRIVER} in [DEFAULT]',
+            f'set compute_driver = {DRIVER} in [DEFAULT]{where}',
         )  # fmt: skip
     elif host.nova_owns:
         yield Finding(

@@ -48,7 +48,8 @@ class Subject:
     """A host as it is checked.
 
     :param kinds: what rules call each mechanism's use, by its name
-    :param driver: Nova's ``compute_driver``; None if no file was given
+    :param driver: Nova's ``compute_driver``; None if no file was read
+    :param driver_file: the file that sets it, if one does
     :param nova_owns: Nova's own options that hand out cards
     """
 
@@ -57,6 +58,7 @@ class Subject:
     uses: tuple[Use, ...]
     kinds: Mapping[str, str]
     driver: str | None = None
+    driver_file: str | None = None
     nova_owns: tuple[str, ...] = ()
 
     def meant(self, use: Use) -> str | None:

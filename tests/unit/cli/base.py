@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import fixtures
 import testtools
 
-from nova_gpu.cli import main
+from nova_gpu.cli import main, settings
 from nova_gpu.model.guest import metadata
 from nova_gpu.model.inventory import Unit
 from tests.fixtures.sysfs import FakeSysfs
@@ -81,6 +81,8 @@ class CliTest(testtools.TestCase):
         super().setUp()
         self.fake = FakeSysfs(self.useFixture(fixtures.TempDir()).path)
         self.root = str(self.fake.root)
+        # Not that of the machine which runs the tests.
+        self.patch(settings, 'NOVA_ETC', f'{self.root}/etc/nova')
 
     def nova_gpu(self, *args: str) -> Result:
         """Run the program in this process."""

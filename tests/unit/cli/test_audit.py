@@ -71,7 +71,7 @@ class AuditTest(base.CliTest):
         result = self.audit()
         self.assertEqual((0, []), (result.code, result.json))
         self.assertEqual(
-            ['warning: no --config-file: Placement is not compared'],
+            ['warning: no nova.conf was read: Placement is not compared'],
             result.errors,
         )
 

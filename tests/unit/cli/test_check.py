@@ -297,7 +297,8 @@ class WholeCardTest(HostCheckTest):
         path.write_text('[DEFAULT]\ncompute_driver = libvirt.LibvirtDriver\n')
         self.assert_found(
             'nova-conf', 'error', 'libvirt.LibvirtDriver',
-            'compute_driver = gpu.GpuLibvirtDriver', *args,
+            f'compute_driver = gpu.GpuLibvirtDriver in [DEFAULT] of {path}',
+            *args,
         )  # fmt: skip
         path.write_text('[gpu]\n')
         self.assert_found('nova-conf', 'error', 'not set', '[DEFAULT]', *args)
@@ -308,6 +309,28 @@ class WholeCardTest(HostCheckTest):
         self.assert_found(
             'nova-conf', 'warning', 'enabled_mdev_types', 'remove', *args
         )
+
+    def test_file_of_the_package(self) -> None:
+        # Debian's and Ubuntu's nova-compute-kvm brings it.
+        ours = '[DEFAULT]\ncompute_driver = gpu.GpuLibvirtDriver\n'
+        etc = self.fake.root / 'etc/nova'
+        etc.mkdir(parents=True)
+        (etc / 'nova.conf').write_text(
+            f'{ours}[gpu]\nhost_root = {self.root}\n'
+        )
+        (etc / 'nova-compute.conf').write_text(
+            '[DEFAULT]\ncompute_driver=libvirt.LibvirtDriver\n'
+        )
+        result = self.nova_gpu('host', 'check', '-f', 'json')
+        (found,) = (r for r in result.json if r['Check'] == 'nova-conf')
+        self.assertEqual('error', found['Result'])
+        self.assertIn(
+            f'in [DEFAULT] of {etc}/nova-compute.conf', found['Mend']
+        )
+        (etc / 'nova-compute.conf').write_text('[libvirt]\nvirt_type=kvm\n')
+        result = self.nova_gpu('host', 'check', '-f', 'json')
+        (found,) = (r for r in result.json if r['Check'] == 'nova-conf')
+        self.assertEqual('ok', found['Result'])
 
     def test_driver(self) -> None:
         self.fake.bind(CARD, 'nouveau')

@@ -142,6 +142,13 @@ class DiffTest(ConfigTest):
         rule = '{"address": "0000:3b:00.0", "use": "ignore"}'
         self.assertEqual('', self.diff(text, 0, '--rule', rule))
 
+    def test_rules_of_a_file_are_kept(self) -> None:
+        rule = '{"address": "0000:3b:00.0", "use": "ignore"}'
+        path = self.file(f'[gpu]\nrule = {rule}\n')
+        text = self.text('--config-file', path)
+        self.assertEqual([rule], self.conf(text).gpu.rule)
+        self.assertEqual('', self.diff(text, 0, '--config-file', path))
+
     def test_what_is_missing(self) -> None:
         out = self.diff(
             '[DEFAULT]\ncompute_driver = libvirt.LibvirtDriver\n'

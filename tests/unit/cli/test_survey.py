@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 
+from nova_gpu.cli.settings import novas_files
 from tests.fixtures import hosts
 from tests.unit.cli import base
 
@@ -28,6 +30,14 @@ NOBODY = 65534
 
 def rule(**fields: object) -> str:
     return json.dumps(fields)
+
+
+def give_up_root(test: base.CliTest) -> None:
+    """Be a user who is bound by the modes of files."""
+    if os.geteuid() == 0:
+        os.chmod(test.root, 0o755)
+        os.seteuid(NOBODY)
+        test.addCleanup(os.seteuid, 0)
 
 
 class RootTest(base.CliTest):
@@ -197,6 +207,59 @@ class ConfigFileTest(base.CliTest):
             {'rule 1 says to ignore it'}, {c['Reason'] for c in cards.values()}
         )
 
+    def nova_has(self, name: str, text: str) -> str:
+        path = self.fake.root / 'etc/nova' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def reasons(self, *args: str) -> list[str | None]:
+        result = self.nova_gpu('host', 'show', '-f', 'json', *args)
+        self.assertEqual((0, []), (result.code, result.errors))
+        return [card['Reason'] for card in result.json]
+
+    def test_novas_own_files(self) -> None:
+        ignored = rule(address='0000:3b:00.0', use='ignore')
+        other = rule(address='0000:5e:00.0', use='ignore')
+        self.nova_has(
+            'nova.conf',
+            f'[gpu]\nhost_root = {self.root}\nrule = {ignored}\n',
+        )
+        said = 'rule 1 says to ignore it'
+        self.assertEqual([said, None, None, None], self.reasons())
+        self.nova_has('nova.conf.d/gpu.conf', f'[gpu]\nrule = {other}\n')
+        self.nova_has('nova.conf.d/README', 'not a file of options')
+        both = [said, said.replace('1', '2'), None, None]
+        self.assertEqual(both, self.reasons())
+        # Another host, and files that are named: without it.
+        self.assertEqual([None] * 4, self.reasons('--root', self.root))
+        path = self.conf(f'[gpu]\nhost_root = {self.root}\n')
+        self.assertEqual([None] * 4, self.reasons('--config-file', path))
+
+    def test_novas_own_files_are_wrong(self) -> None:
+        path = self.nova_has('nova.conf', '[gpu]\nrule = {')
+        result = self.nova_gpu('host', 'show')
+        self.assertEqual((1, ''), (result.code, result.out))
+        self.assertIn('[gpu] rule 1', result.errors[0])
+        pathlib.Path(path).write_text('gpu')
+        result = self.nova_gpu('host', 'show')
+        self.assertEqual((1, ''), (result.code, result.out))
+        self.assertIn(f'{path}:1', result.errors[0])
+
+    def test_novas_own_files_are_not_for_everybody(self) -> None:
+        path = self.nova_has('nova.conf', '[gpu]\n')
+        os.chmod(path, 0o600)
+        with self.assertLogs('nova_gpu.cli', 'WARNING') as logs:
+            give_up_root(self)
+            self.assertEqual([], novas_files())
+        self.assertEqual(
+            [
+                'what nova.conf says is not heeded, run this as root: '
+                f"[Errno 13] Permission denied: '{path}'"
+            ],
+            [record.getMessage() for record in logs.records],
+        )
+
     def test_cards_that_nova_hands_out_itself(self) -> None:
         path = self.conf(
             '[pci]\ndevice_spec = {"vendor_id": "10de"}\n'
@@ -252,19 +315,12 @@ class GuestFilesTest(base.CliTest):
         self.card = hosts.A100_ADDRESSES[0]
         self.file = self.add_guest('instance-1', GUEST, functions=[self.card])
 
-    def give_up_root(self) -> None:
-        """Be a user who is bound by the modes of files."""
-        if os.geteuid() == 0:
-            os.chmod(self.root, 0o755)
-            os.seteuid(NOBODY)
-            self.addCleanup(os.seteuid, 0)
-
     def assert_denied(self, note: str) -> None:
         # Once as it is: the imports must not meet what nobody may read.
         self.assertEqual([GUEST], self.cards()[self.card]['Instances'])
         self.addCleanup(os.chmod, self.denied, 0o755)
         os.chmod(self.denied, 0)
-        self.give_up_root()
+        give_up_root(self)
         result = self.nova_gpu(
             *('-q', 'host', 'show', '--root', self.root, '-f', 'json')
         )
