@@ -18,7 +18,6 @@ Each of the latter starts a real nova-compute in a process of its own.
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -148,7 +147,7 @@ class LoadingTest(testtools.TestCase):
         self.assertIn(
             "Loading compute driver 'gpu.GpuLibvirtDriver'", done.stdout
         )
-        if importlib.util.find_spec('oslo_service.backend'):
+        if HAS_THREADS:
             backend = '_threading' if threads else '_eventlet'
             self.assertIn(f'oslo_service.backend.{backend}', done.stdout)
 
