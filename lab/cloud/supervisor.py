@@ -13,7 +13,8 @@
 """Starts the cloud's processes, watches them, and ends every one.
 
 A process of its own, ``python3 -m lab.cloud.supervisor RUN``: SIGTERM ends
-the cloud, and so does its time, or the end of one of the processes.
+the cloud, and so does its time, or the end of one of the processes. It is two,
+each of which ends the cloud when the other one is killed.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Supervisor:
     def _start(self, step: Step) -> None:
         for service in step.services:
             self.processes[service.name] = self._spawn(service)
+        self._say('starting', ', '.join(s.name for s in step.services))
         waiting = {service.name: service for service in step.services}
         deadline = time.monotonic() + PATIENCE
         while waiting:
@@ -122,7 +124,6 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
 
     def _stop(self) -> None:
@@ -161,11 +162,26 @@ def _kill_group(pid: int, number: int) -> None:
         return
 
 
-def _die_with_parent() -> None:
-    """Let nothing stay when the supervisor itself is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def watched(supervisor: Supervisor) -> None:
+    """Let a child run the cloud, and kill what is left if that is killed."""
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == parent:
+            supervisor.main()
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
+    _, status = os.waitpid(child, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if os.WIFSIGNALED(status):
+        found = json.loads((supervisor.run / 'status').read_text())
+        for pid in found['processes'].values():
+            _kill_group(pid, signal.SIGKILL)
 
 
 if __name__ == '__main__':
     os.umask(0o077)
-    Supervisor(Settings.load(pathlib.Path(sys.argv[1]))).main()
+    watched(Supervisor(Settings.load(pathlib.Path(sys.argv[1]))))
