@@ -17,21 +17,26 @@
 # Distributions leave the samples out of their kernels.
 function install_mtty {
     if ! modinfo mtty >/dev/null 2>&1; then
+        modinfo mdev >/dev/null 2>&1 || die $LINENO "This kernel has no" \
+            "mediated devices (mdev): boot the generic one"
         build_mtty
     fi
     sudo modprobe mtty
 }
 
 function build_mtty {
-    local archive build
+    local kernel=${NOVA_GPU_MODULES##*/} version archive build
     is_ubuntu || die $LINENO "mtty isn't in this kernel, and it is built" \
         "from the kernel's sources on Debian and Ubuntu only"
-    install_package linux-headers-$(uname -r) linux-source
-    archive=$(ls $NOVA_GPU_KERNEL_SOURCES/linux-source-*.tar.* \
-        $NOVA_GPU_KERNEL_SOURCES/linux-source-*/linux-source-*.tar.* \
+    install_package linux-headers-$kernel linux-source
+    # Of another version it doesn't build, or doesn't load.
+    version=$(cut -d . -f 1,2 <<<$kernel)
+    archive=$(ls $NOVA_GPU_KERNEL_SOURCES/linux-source-$version.*tar.* \
+        $NOVA_GPU_KERNEL_SOURCES/linux-source-$version.*/linux-source-*.tar.* \
         2>/dev/null | sort --version-sort | tail -n 1)
     [[ -n "$archive" ]] || die $LINENO \
-        "No linux-source-*.tar.* in $NOVA_GPU_KERNEL_SOURCES"
+        "No linux-source-$version.tar.* in $NOVA_GPU_KERNEL_SOURCES, of the" \
+        "kernel that runs: boot the one that package linux-source is of"
     build=$(mktemp --directory)
     tar --extract --file $archive --directory $build --strip-components 3 \
         --wildcards '*/samples/vfio-mdev'
@@ -44,6 +49,9 @@ function build_mtty {
 
 # A guest that still runs keeps the module, and DevStack ends guests late.
 function unload_mtty {
+    if ! lsmod | grep -q '^mtty '; then
+        return
+    fi
     sudo modprobe -r mtty || echo "mtty stays loaded: a guest has a device"
 }
 

@@ -51,6 +51,9 @@ function install_nova_gpu {
     if is_service_enabled n-cpu; then
         ln -sfn $NOVA_GPU_DIR/nova_gpu/virt/shim $NOVA_DIR/nova/virt/gpu
     fi
+    if [[ "$GLOBAL_VENV" == True ]]; then
+        sudo ln -sfn $DEVSTACK_VENV/bin/nova-gpu $NOVA_GPU_BIN_DIR/nova-gpu
+    fi
 }
 
 function configure_nova_gpu_compute {
@@ -60,18 +63,14 @@ function configure_nova_gpu_compute {
     for conf in $NOVA_CONF $NOVA_CPU_CONF; do
         iniset $conf DEFAULT compute_driver gpu.GpuLibvirtDriver
         # The defaults, below /var/lib/nova, aren't the stack user's to write.
-        iniset $conf gpu put_aside_dir $DATA_DIR/nova/gpu/put-aside
-        iniset $conf gpu claims_file $DATA_DIR/nova/gpu/claims.json
+        iniset $conf gpu put_aside_dir $NOVA_GPU_DATA_DIR/put-aside
+        iniset $conf gpu claims_file $NOVA_GPU_DATA_DIR/claims.json
     done
 }
 
 function configure_nova_gpu_scheduler {
+    # It is enabled by NOVA_FILTERS, see settings.
     local filter=nova_gpu.scheduler.filter.GpuFilter filters weighers
-    filters=$(iniget $NOVA_CONF filter_scheduler enabled_filters)
-    # Last, since it builds on what NUMATopologyFilter leaves.
-    iniset $NOVA_CONF filter_scheduler enabled_filters \
-        "$(nova_gpu_add "${filters:-$NOVA_FILTERS}" GpuFilter)"
-
     filters=$(iniget_multiline $NOVA_CONF filter_scheduler available_filters)
     filters=${filters:-nova.scheduler.filters.all_filters}
     filters=$(nova_gpu_add "${filters// /,}" $filter)
@@ -121,8 +120,11 @@ function clean_nova_gpu {
         fi
     done
     rm -f $NOVA_DIR/nova/virt/gpu
-    rm -rf $DATA_DIR/nova/gpu
+    sudo rm -rf $NOVA_GPU_DATA_DIR
     pip_uninstall nova-gpu
+    if [[ "$GLOBAL_VENV" == True ]]; then
+        sudo rm -f $NOVA_GPU_BIN_DIR/nova-gpu
+    fi
 }
 
 case $NOVA_GPU_FAKE in

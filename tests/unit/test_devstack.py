@@ -28,11 +28,21 @@ from nova.scheduler import filters, weights
 from oslo_config import cfg
 
 from nova_gpu import conf
-from tests.fixtures.devstack import FILTERS, NOVA_CONF, TOP, FakeDevStack
+from tests.fixtures.devstack import (
+    FILTERS,
+    KERNEL,
+    STACK,
+    TOP,
+    FakeDevStack,
+)
 
 ALL = 'n-api,n-cond,n-sch,n-cpu,key,placement-api,tempest'
 DRIVER = 'gpu.GpuLibvirtDriver'
 WEIGHERS = {'GpuWeigher', 'GpuAvoidWeigher'}
+#: Those of DevStack, and what our settings add.
+WITH_OURS = [*FILTERS.split(','), 'NUMATopologyFilter', 'GpuFilter']
+#: What mtty is built as.
+MODULE = f'modules/{KERNEL}/updates/mtty.ko'
 
 
 def load(path: pathlib.Path) -> cfg.ConfigOpts:
@@ -71,9 +81,7 @@ class PluginTest(testtools.TestCase):
     maxDiff = None
 
     def devstack(self, services: str = ALL, **kwargs: str) -> FakeDevStack:
-        fake = self.useFixture(FakeDevStack(services, **kwargs))
-        fake.configure()
-        return fake
+        return self.useFixture(FakeDevStack(services, **kwargs))
 
     def test_all_in_one(self) -> None:
         fake = self.devstack()
@@ -82,14 +90,14 @@ class PluginTest(testtools.TestCase):
         self.assertEqual(['nova-gpu'], fake.calls('define_plugin'))
         self.assertEqual([str(TOP)], fake.calls('setup_develop'))
         api = load(fake.nova_conf)
-        self.assertEqual([*FILTERS.split(','), 'GpuFilter'], filter_names(api))
+        self.assertEqual(WITH_OURS, filter_names(api))
         names = weigher_names(api)
         self.assertIn('RAMWeigher', names)
         self.assertLess(WEIGHERS, set(names))
 
         compute = load(fake.cpu_conf)
         self.assertEqual(DRIVER, compute.compute_driver)
-        data = f'{fake.root}/data/nova/gpu'
+        data = f'{fake.root}/data/nova-gpu'
         self.assertEqual(f'{data}/put-aside', compute.gpu.put_aside_dir)
         self.assertEqual(f'{data}/claims.json', compute.gpu.claims_file)
 
@@ -110,6 +118,7 @@ class PluginTest(testtools.TestCase):
 
     def test_controller(self) -> None:
         fake = self.devstack('n-api,n-cond,n-sch,key', NOVA_GPU_FAKE='mtty')
+        before = {*fake.files(), 'bin/nova-gpu'}
         fake.stack()
 
         controller = load(fake.nova_conf)
@@ -117,7 +126,7 @@ class PluginTest(testtools.TestCase):
         self.assertEqual('libvirt.LibvirtDriver', controller.compute_driver)
         self.assertEqual(
             {'etc/nova.conf', 'flavors/mtty1', 'flavors/mtty2'},
-            set(fake.files()),
+            set(fake.files()) - before,
         )
 
     def test_compute_node(self) -> None:
@@ -126,9 +135,7 @@ class PluginTest(testtools.TestCase):
 
         compute = load(fake.cpu_conf)
         self.assertEqual(DRIVER, compute.compute_driver)
-        self.assertEqual(
-            FILTERS.split(','), compute.filter_scheduler.enabled_filters
-        )
+        self.assertFalse(WEIGHERS & set(weigher_names(compute)))
 
     def test_no_nova(self) -> None:
         fake = self.devstack('key,g-api')
@@ -137,29 +144,45 @@ class PluginTest(testtools.TestCase):
         self.assertEqual(before, fake.files())
         self.assertEqual([], fake.calls('setup_develop'))
 
-    def test_choices_of_the_operator_stay(self) -> None:
-        fake = self.devstack()
-        fake.configure(
-            """
-[filter_scheduler]
-available_filters = nova.scheduler.filters.all_filters
-available_filters = nova.scheduler.filters.io_ops_filter.IoOpsFilter
-enabled_filters = ComputeFilter, NUMATopologyFilter
-weight_classes = nova.scheduler.weights.ram.RAMWeigher
-"""
-        )
+    def test_local_conf_of_the_readme(self) -> None:
+        readme = (TOP / 'devstack/README.rst').read_text()
+        _, _, section = readme.partition('[[post-config|$NOVA_CONF]]\n')
+        section, _, _ = section.partition('\n\n')
+        fake = self.devstack(local_conf=section)
         fake.stack()
 
         loaded = load(fake.nova_conf)
-        self.assertEqual(
-            ['ComputeFilter', 'NUMATopologyFilter', 'GpuFilter'],
-            filter_names(loaded),
+        self.assertEqual([*WITH_OURS, 'IoOpsFilter'], filter_names(loaded))
+        self.assertLess(WEIGHERS, set(weigher_names(loaded)))
+        self.assertEqual(60, load(fake.cpu_conf).gpu.audit_interval)
+
+    def test_what_another_plugin_has_set_stays(self) -> None:
+        fake = self.devstack()
+        io_ops = 'nova.scheduler.filters.io_ops_filter.IoOpsFilter'
+        fake.run(
+            'configure_nova',
+            'iniset_multiline $NOVA_CONF filter_scheduler available_filters '
+            f'nova.scheduler.filters.all_filters {io_ops}',
+            'iniset $NOVA_CONF filter_scheduler weight_classes '
+            'nova.scheduler.weights.ram.RAMWeigher',
+            ('stack', 'post-config'),
         )
+        loaded = load(fake.nova_conf)
         self.assertEqual({'RAMWeigher', *WEIGHERS}, set(weigher_names(loaded)))
-        self.assertIn(
-            'nova.scheduler.filters.io_ops_filter.IoOpsFilter',
-            loaded.filter_scheduler.available_filters,
-        )
+        self.assertIn(io_ops, loaded.filter_scheduler.available_filters)
+
+    def test_command_is_found(self) -> None:
+        fake = self.devstack()
+        fake.stack()
+        command = fake.root / 'bin/nova-gpu'
+        self.assertEqual(fake.root / 'venv/bin/nova-gpu', command.readlink())
+
+        # Without DevStack's virtual environment pip puts it there.
+        fake = self.devstack(GLOBAL_VENV='False')
+        (fake.root / 'bin/nova-gpu').write_text('of pip')
+        fake.stack()
+        fake.run(('clean',))
+        self.assertEqual('of pip', fake.files()['bin/nova-gpu'])
 
     def test_stacking_twice(self) -> None:
         fake = self.devstack(NOVA_GPU_FAKE='mtty')
@@ -168,10 +191,9 @@ weight_classes = nova.scheduler.weights.ram.RAMWeigher
         once = fake.files()
 
         # What is there is kept, as where a phase runs again by hand,
-        fake.stack()
+        fake.run(*(phase for phase in STACK if isinstance(phase, tuple)))
         self.assertEqual(once, fake.files())
         # and made anew, as stack.sh does it.
-        fake.configure()
         fake.stack()
         self.assertEqual(once, fake.files())
         self.assertEqual(1, len(fake.calls('make')))
@@ -182,12 +204,13 @@ weight_classes = nova.scheduler.weights.ram.RAMWeigher
         fake.add_kernel_sources()
         before = fake.files()
         fake.stack()
-        (fake.root / 'data/nova/gpu/put-aside').mkdir(parents=True)
-        (fake.root / 'data/nova/gpu/claims.json').touch()
+        (fake.root / 'data/nova-gpu/put-aside').mkdir(parents=True)
+        (fake.root / 'data/nova-gpu/claims.json').touch()
 
         for _ in range(2):
             fake.run(('unstack',))
             self.assertNotIn('loaded/mtty', fake.files())
+            self.assertIn('data/nova-gpu/claims.json', fake.files())
             self.assertEqual(DRIVER, load(fake.cpu_conf).compute_driver)
         for _ in range(2):
             fake.run(('clean',))
@@ -195,8 +218,8 @@ weight_classes = nova.scheduler.weights.ram.RAMWeigher
         left = set(after) - set(before)
         # DevStack drops the database of the flavors, and these two itself.
         self.assertEqual(
-            {'etc/nova-cpu.conf', 'etc/tempest.conf', 'flavors/mtty1',
-             'flavors/mtty2'},
+            {'etc/nova.conf', 'etc/nova-cpu.conf', 'etc/tempest.conf',
+             'flavors/mtty1', 'flavors/mtty2'},
             left,
         )  # fmt: skip
         self.assertIn('nova-gpu', fake.calls('pip_uninstall'))
@@ -205,14 +228,15 @@ weight_classes = nova.scheduler.weights.ram.RAMWeigher
         for path in (fake.nova_conf, fake.cpu_conf):
             self.assertNotIn('gpu', path.read_text().replace('[gpu]', ''))
             loaded = load(path)
-            self.assertEqual(FILTERS.split(','), filter_names(loaded))
+            self.assertEqual(WITH_OURS[:-1], filter_names(loaded))
             self.assertEqual('libvirt.LibvirtDriver', loaded.compute_driver)
             self.assertFalse(WEIGHERS & set(weigher_names(loaded)))
 
     def test_clean_without_stack(self) -> None:
         fake = self.useFixture(FakeDevStack(ALL))
+        before = fake.files()
         fake.run(('clean',))
-        self.assertEqual({}, fake.files())
+        self.assertEqual(before, fake.files())
 
 
 class MttyTest(testtools.TestCase):
@@ -220,29 +244,31 @@ class MttyTest(testtools.TestCase):
 
     def devstack(self, **kwargs: str) -> FakeDevStack:
         variables = {'NOVA_GPU_FAKE': 'mtty', **kwargs}
-        fake = self.useFixture(FakeDevStack(ALL, **variables))
-        fake.configure()
-        return fake
+        return self.useFixture(FakeDevStack(ALL, **variables))
 
     def failure(self, fake: FakeDevStack) -> str:
         error = self.assertRaises(subprocess.CalledProcessError, fake.stack)
         return error.stderr.strip().splitlines()[-1]
 
-    def test_module_is_built_of_the_newest_sources(self) -> None:
-        fake = self.devstack()
-        for version in ('6.9', '6.12', '6.1'):
-            fake.add_kernel_sources(version)
-        fake.stack()
+    def test_module_is_built_of_the_kernels_sources(self) -> None:
+        # As Debian names them, and Ubuntu.
+        for version in ('6.12', '6.12.0'):
+            fake = self.devstack()
+            for other in ('6.9', version, '6.1', '6.13', '7.12'):
+                fake.add_kernel_sources(other)
+            fake.stack()
 
-        files = fake.files()
-        self.assertEqual('/* of 6.12 */', files['modules/updates/mtty.ko'])
-        self.assertIn('loaded/mtty', files)
-        packages = ' '.join(fake.calls('install_package'))
-        self.assertIn('linux-source', packages)
+            files = fake.files()
+            self.assertEqual(f'/* of {version} */', files[MODULE])
+            self.assertIn('loaded/mtty', files)
+            self.assertEqual(
+                [f'linux-headers-{KERNEL} linux-source'],
+                fake.calls('install_package'),
+            )
 
     def test_module_of_the_kernel(self) -> None:
         fake = self.devstack()
-        (fake.root / 'modules/updates/mtty.ko').touch()
+        (fake.root / MODULE).touch()
         fake.stack()
         self.assertIn('loaded/mtty', fake.files())
         self.assertEqual([], fake.calls('make'))
@@ -250,9 +276,18 @@ class MttyTest(testtools.TestCase):
 
     def test_no_sources(self) -> None:
         fake = self.devstack()
+        fake.add_kernel_sources('6.1')
         self.assertEqual(
-            f'die: No linux-source-*.tar.* in {fake.root}/sources',
+            f'die: No linux-source-6.12.tar.* in {fake.root}/sources, of the '
+            'kernel that runs: boot the one that package linux-source is of',
             self.failure(fake),
+        )
+
+    def test_no_mediated_devices(self) -> None:
+        fake = self.devstack()
+        (fake.modules / 'mdev.ko').unlink()
+        self.assertIn(
+            'no mediated devices (mdev): boot the generic', self.failure(fake)
         )
 
     def test_other_distributions(self) -> None:
@@ -274,7 +309,7 @@ class MttyTest(testtools.TestCase):
         (fake.root / 'used').touch()
         fake.run(('unstack',), ('clean',))
         self.assertIn('loaded/mtty', fake.files())
-        self.assertNotIn('modules/updates/mtty.ko', fake.files())
+        self.assertNotIn(MODULE, fake.files())
 
     def test_tempest_boots_with_vgpus(self) -> None:
         fake = self.devstack()
@@ -322,25 +357,20 @@ class ZuulTest(testtools.TestCase):
         fake = self.useFixture(
             FakeDevStack(ALL, **variables['devstack_localrc'])
         )
-        fake.configure(
-            NOVA_CONF.replace(
-                FILTERS, variables['devstack_localrc']['NOVA_FILTERS']
-            )
-        )
         fake.add_kernel_sources()
         fake.stack()
 
         self.assertEqual(
             fake.calls('define_plugin'), list(variables['devstack_plugins'])
         )
-        self.assertEqual(
-            ['NUMATopologyFilter', 'GpuFilter'],
-            filter_names(load(fake.nova_conf))[-2:],
-        )
+        self.assertEqual(WITH_OURS, filter_names(load(fake.nova_conf)))
         self.assertIn('loaded/mtty', fake.files())
 
     def test_tests(self) -> None:
         variables = self.jobs['nova-gpu-tempest']['vars']
+        for name in ('tempest_test_regex', 'tempest_exclude_regex'):
+            # Tempest takes what blanks divide for several.
+            self.assertEqual([variables[name]], variables[name].split())
         chosen = re.compile(variables['tempest_test_regex'])
         left_out = re.compile(variables['tempest_exclude_regex'])
         actions = 'tempest.api.compute.servers.test_server_actions'
