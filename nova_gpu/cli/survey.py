@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--root',
         metavar='DIR',
+        type=os.path.abspath,  # for programs that want such paths
         help=(
             'directory that holds the sys and proc of the host, and for '
             'the instances its etc/libvirt/qemu and run/libvirt/qemu, for '

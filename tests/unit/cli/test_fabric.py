@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import fixtures
@@ -84,6 +85,15 @@ class FabricTest(base.CliTest):
         )
         result = self.host_show('-f', 'value', '-c', 'Partitions', *self.args)
         self.assertIn('0 (8), 1 (4), 3 (2, active), 7 (1)', result.out)
+
+    def test_relative_root(self) -> None:
+        folder, _, name = self.root.rpartition('/')
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+        args = ('host', 'show', '-f', 'json', *self.args)
+        result = self.nova_gpu(*args, '--root', name)
+        self.assertNotIn('warning', '\n'.join(result.errors))
+        self.assertEqual(self.run_it(*args), result)
 
     def test_host_show_without_it(self) -> None:
         cards = self.cards()
