@@ -103,10 +103,28 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
 
     conf = cfg.ConfigOpts()
     gpu_conf.register_opts(conf)
-    # Nova's own, which gives cards to Nova's own ways of handing them out.
-    conf.register_opt(cfg.MultiStrOpt('device_spec', default=[]), group='pci')
+    # Nova's own, which give cards to Nova's own ways of handing them out,
+    # with the older names that it takes as well.
     conf.register_opt(
-        cfg.ListOpt('enabled_mdev_types', default=[]), group='devices'
+        cfg.MultiStrOpt(
+            'device_spec',
+            default=[],
+            deprecated_opts=[
+                cfg.DeprecatedOpt('passthrough_whitelist', group='pci'),
+                cfg.DeprecatedOpt(
+                    'pci_passthrough_whitelist', group='DEFAULT'
+                ),
+            ],
+        ),
+        group='pci',
+    )
+    conf.register_opt(
+        cfg.ListOpt(
+            'enabled_mdev_types',
+            default=[],
+            deprecated_name='enabled_vgpu_types',
+        ),
+        group='devices',
     )
     conf.register_opt(cfg.StrOpt('compute_driver', default=''))
     try:

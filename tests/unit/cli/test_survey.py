@@ -19,6 +19,8 @@ import json
 import os
 import pathlib
 
+from nova.conf import devices, pci
+
 from nova_gpu.cli.settings import novas_files
 from tests.fixtures import hosts
 from tests.unit.cli import base
@@ -275,6 +277,23 @@ class ConfigFileTest(base.CliTest):
             ],
             result.errors,
         )
+
+    def test_all_names_of_novas_options(self) -> None:
+        for module, name in ((pci, 'device_spec'),
+                             (devices, 'enabled_mdev_types')):  # fmt: skip
+            ((group, opts),) = module.list_opts().items()
+            (opt,) = (opt for opt in opts if opt.name == name)
+            older = [
+                (each.group or group.name, each.name)
+                for each in opt.deprecated_opts
+            ]
+            self.assertTrue(older, name)
+            for section, key in ((group.name, name), *older):
+                path = self.conf(f'[{section}]\n{key} = {{}}\n')
+                result = self.host_show('--config-file', path)
+                self.assertIn(
+                    f'[{group.name}] {name} is set', result.errors[-1], key
+                )
 
     def test_wrong_files(self) -> None:
         for path, said in (
