@@ -20,12 +20,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from cliff import command
 
 from nova_gpu import exception
 from nova_gpu.cli import error, survey
+from nova_gpu.cli.settings import read_sections
 from nova_gpu.model.inventory import Offer, Use
 from nova_gpu.model.novaconf import (
     ROLES,
@@ -89,7 +89,7 @@ class ConfigGenerate(command.Command):
             if parsed_args.diff is None:
                 sys.stdout.write(render(settings))
                 return 0
-            lacking = missing(settings, _read(parsed_args.diff))
+            lacking = missing(settings, read_sections(parsed_args.diff))
         except exception.GpuError as exc:
             if parsed_args.diff is None:
                 raise
@@ -179,15 +179,3 @@ def _narrowed(uses: Sequence[Use], wanted: Sequence[str]) -> list[Use]:
         )
         for use in uses
     ]
-
-
-def _read(path: str) -> dict[str, dict[str, Any]]:
-    # Not above: slow to import, and most calls read no file.
-    from oslo_config import cfg, iniparser
-
-    sections: dict[str, dict[str, Any]] = {}
-    try:
-        cfg.ConfigParser(path, sections).parse()
-    except (OSError, iniparser.ParseError, UnicodeDecodeError) as exc:
-        raise error.UnusableSettings(f'{path}: {exc}') from exc
-    return sections

@@ -19,7 +19,7 @@ import dataclasses
 import glob
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nova_gpu import claimsfile, linksfile, putaside
@@ -30,6 +30,9 @@ LOG = logging.getLogger('nova_gpu.cli')
 #: Here nova-compute finds its files when it is given none.
 NOVA_ETC = '/etc/nova'
 
+#: What a file sets, by section and option.
+Sections = Mapping[str, Mapping[str, Sequence[str]]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
@@ -37,7 +40,8 @@ class Settings:
 
     ``files`` are those that were read, ``rule_texts`` the rules as they are
     written. ``compute_driver`` is Nova's, None if no file was read, and
-    ``driver_file`` the one that sets it.
+    ``driver_file`` the one that sets it. ``unknown`` are names in ``[gpu]``
+    of which there is no option, with their file.
     """
 
     files: tuple[str, ...] = ()
@@ -53,6 +57,7 @@ class Settings:
     nova_owns: tuple[str, ...] = ()
     compute_driver: str | None = None
     driver_file: str | None = None
+    unknown: tuple[str, ...] = ()
 
 
 def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
@@ -99,6 +104,54 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
     # Not above: most calls name no file, and oslo.config is slow to import.
     from oslo_config import cfg
 
+    conf = _options()
+    try:
+        conf(
+            args=[],
+            project='nova-gpu',
+            default_config_files=list(files),
+            default_config_dirs=[],
+        )
+        there = {path: read_sections(path) for path in files}
+        _check_values(conf, there)
+        settings = Settings(
+            files=tuple(files),
+            host_root=conf.gpu.host_root,
+            put_aside_dir=conf.gpu.put_aside_dir,
+            claims_file=conf.gpu.claims_file,
+            fabric_manager=conf.gpu.fabric_manager,
+            fmpm=conf.gpu.fmpm,
+            links_file=conf.gpu.links_file,
+            nova_owns=tuple(
+                f'[{group}] {name} is set'
+                for group, name in (
+                    ('pci', 'device_spec'),
+                    ('devices', 'enabled_mdev_types'),
+                )
+                if conf[group][name]
+            ),
+            compute_driver=conf.compute_driver,
+            driver_file=_file_of(there, 'DEFAULT', 'compute_driver'),
+            unknown=tuple(
+                f'{name} in {path}'
+                for path, sections in there.items()
+                for name in sections.get('gpu', ())
+                if name not in conf.gpu
+            ),
+        )
+        return settings, conf.gpu.rule
+    except UnicodeDecodeError:
+        for path in files:
+            read_sections(path)  # fails, and names the file
+        raise
+    except (cfg.Error, OSError) as exc:
+        raise error.UnusableSettings(str(exc)) from exc
+
+
+def _options() -> Any:
+    """The options that count here: ours, and some of Nova's."""
+    from oslo_config import cfg
+
     from nova_gpu import conf as gpu_conf
 
     conf = cfg.ConfigOpts()
@@ -127,38 +180,49 @@ def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:
         group='devices',
     )
     conf.register_opt(cfg.StrOpt('compute_driver', default=''))
+    return conf
+
+
+def read_sections(path: str) -> Sections:
+    """What a file sets.
+
+    :raises UnusableSettings: it can't be read
+    """
+    # Not above, as in _read().
+    from oslo_config import cfg, iniparser
+
+    sections: dict[str, dict[str, Any]] = {}
     try:
-        conf(
-            args=[],
-            project='nova-gpu',
-            default_config_files=list(files),
-            default_config_dirs=[],
-        )
-        settings = Settings(
-            files=tuple(files),
-            host_root=conf.gpu.host_root,
-            put_aside_dir=conf.gpu.put_aside_dir,
-            claims_file=conf.gpu.claims_file,
-            fabric_manager=conf.gpu.fabric_manager,
-            fmpm=conf.gpu.fmpm,
-            links_file=conf.gpu.links_file,
-            nova_owns=tuple(
-                f'[{group}] {name} is set'
-                for group, name in (
-                    ('pci', 'device_spec'),
-                    ('devices', 'enabled_mdev_types'),
-                )
-                if conf[group][name]
-            ),
-            compute_driver=conf.compute_driver,
-            driver_file=_file_of(conf, 'compute_driver'),
-        )
-        return settings, conf.gpu.rule
-    except (cfg.Error, OSError) as exc:
-        raise error.UnusableSettings(str(exc)) from exc
+        cfg.ConfigParser(path, sections).parse()
+    except (OSError, iniparser.ParseError, UnicodeDecodeError) as exc:
+        raise error.UnusableSettings(f'{path}: {exc}') from exc
+    return sections
 
 
-def _file_of(conf: Any, name: str) -> str | None:
-    """The file that sets an option of ``[DEFAULT]`` last."""
-    location = conf.get_location(name)
-    return location.detail if location.location.is_user_controlled else None
+def _check_values(conf: Any, there: Mapping[str, Sections]) -> None:
+    """Look at every option: oslo.config looks at no value until it is asked.
+
+    :raises UnusableSettings: one has a value that it doesn't take
+    """
+    from oslo_config import cfg
+
+    for name in conf.gpu:
+        try:
+            conf.gpu[name]
+        except cfg.ConfigFileValueError as exc:
+            # Nova takes [GPU] for [gpu].
+            where = _file_of(there, 'gpu', name) or ', '.join(there)
+            raise error.UnusableSettings(
+                f'{where}: [gpu] {name}: {exc.__context__}'
+            ) from exc
+
+
+def _file_of(
+    there: Mapping[str, Sections], section: str, option: str
+) -> str | None:
+    """The file that sets an option last.
+
+    oslo.config tells only which has its section last.
+    """
+    having = [p for p, s in there.items() if option in s.get(section, ())]
+    return having[-1] if having else None

@@ -426,6 +426,14 @@ def nova_conf(host: Subject) -> Iterator[Finding]:
     """What this host's nova.conf says of drivers and cards."""
     if host.driver is None:
         return
+    found = [*_options(host)]
+    yield from found
+    if not found:
+        yield Finding('nova-conf', '', OK, f'compute_driver is {host.driver}')
+
+
+def _options(host: Subject) -> Iterator[Finding]:
+    """What is wrong in nova.conf."""
     if host.driver != DRIVER:
         where = f' of {host.driver_file}' if host.driver_file else ''
         yield Finding(
@@ -440,8 +448,13 @@ def nova_conf(host: Subject) -> Iterator[Finding]:
             'Nova itself hands out the cards that are listed there',
             'remove them, unless that is what you want',
         )  # fmt: skip
-    else:
-        yield Finding('nova-conf', '', OK, f'compute_driver is {host.driver}')
+    if host.unknown:
+        yield Finding(
+            'nova-conf', '', WARNING,
+            f'no options of [gpu]: {", ".join(host.unknown)}',
+            'nobody heeds what they are set to',
+            'correct or remove them',
+        )  # fmt: skip
 
 
 #: In the order in which things build on each other.

@@ -51,6 +51,7 @@ class Subject:
     :param driver: Nova's ``compute_driver``; None if no file was read
     :param driver_file: the file that sets it, if one does
     :param nova_owns: Nova's own options that hand out cards
+    :param unknown: what is in ``[gpu]`` and is no option, with its file
     """
 
     machine: Machine
@@ -60,6 +61,7 @@ class Subject:
     driver: str | None = None
     driver_file: str | None = None
     nova_owns: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def meant(self, use: Use) -> str | None:
         """What a card is there for: a rule's word, else what its state says.

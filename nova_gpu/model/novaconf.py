@@ -206,7 +206,8 @@ def _mdev_types(uses: Iterable[Use]) -> Iterator[Setting]:
 
 
 def missing(
-    settings: Iterable[Setting], there: Mapping[str, Mapping[str, list[str]]]
+    settings: Iterable[Setting],
+    there: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> list[tuple[Setting, list[str], list[str]]]:
     """What a nova.conf lacks.
 

@@ -18,6 +18,7 @@ import json
 import shutil
 from typing import Any
 
+from nova_gpu import conf
 from tests.fixtures import hosts, machine
 from tests.unit.cli import base
 
@@ -310,6 +311,50 @@ class WholeCardTest(HostCheckTest):
             'nova-conf', 'warning', 'enabled_mdev_types', 'remove', *args
         )
 
+    def test_names_that_are_no_option(self) -> None:
+        path = self.fake.root / 'nova.conf'
+        ours = '[DEFAULT]\ncompute_driver = gpu.GpuLibvirtDriver\n[gpu]\n'
+        ((_, opts),) = conf.list_opts()
+        for opt in opts:
+            value = PASSTHROUGH_RULE if opt.multi else opt.default
+            ours += f'{opt.name} = {value}\n'
+        path.write_text(ours)
+        args = ('--config-file', str(path))
+        self.assertEqual('ok', self.found(0, *args)['nova-conf']['Result'])
+        path.write_text(f'{ours}rules = {PASSTHROUGH_RULE}\n')
+        self.assert_found(
+            'nova-conf', 'warning',
+            f'no options of [gpu]: rules in {path}', 'correct', *args,
+        )  # fmt: skip
+
+    def test_what_nova_compute_does_not_start_with(self) -> None:
+        path = self.fake.root / 'nova.conf'
+        later = self.fake.root / 'later.conf'
+        later.write_text('[gpu]\nfmpm = /bin/true\n')
+        args = ('--config-file', str(path), '--config-file', str(later))
+        for option, value, wrong in (
+            ('restore_timeout', 'abc', "'abc'"),
+            ('audit_interval', '-4', 'greater than or equal to -1'),
+            ('weight_multiplier', 'much', "'much'"),
+            ('reserve_gpu_hosts', 'perhaps', "'perhaps'"),
+        ):
+            path.write_text(f'[gpu]\n{option} = {value}\n')
+            result = self.check(*args)
+            self.assertEqual((2, ''), (result.code, result.out))
+            (line,) = result.errors
+            self.assertIn(f'error: {path}: [gpu] {option}: ', line)
+            self.assertIn(wrong, line)
+
+    def test_file_that_is_not_utf_8(self) -> None:
+        path = self.fake.root / 'nova.conf'
+        path.write_bytes(b'# \xe9t\xe9\n[DEFAULT]\n')
+        args = ('--root', self.root, '--config-file', str(path))
+        for command in (('host', 'check'), ('audit',)):
+            result = self.nova_gpu(*command, *args)
+            self.assertEqual((2, ''), (result.code, result.out))
+            (line,) = result.errors
+            self.assertIn(f"error: {path}: 'utf-8' codec", line)
+
     def test_file_of_the_package(self) -> None:
         # Debian's and Ubuntu's nova-compute-kvm brings it.
         ours = '[DEFAULT]\ncompute_driver = gpu.GpuLibvirtDriver\n'
@@ -327,6 +372,13 @@ class WholeCardTest(HostCheckTest):
         self.assertIn(
             f'in [DEFAULT] of {etc}/nova-compute.conf', found['Mend']
         )
+        # The last that sets it, not the last that has its section.
+        (etc / 'nova-compute.conf.d').mkdir()
+        (etc / 'nova-compute.conf.d/debug.conf').write_text(
+            '[DEFAULT]\ndebug = true\n'
+        )
+        result = self.nova_gpu('host', 'check', '-f', 'json')
+        self.assertIn(found, result.json)
         (etc / 'nova-compute.conf').write_text('[libvirt]\nvirt_type=kvm\n')
         result = self.nova_gpu('host', 'check', '-f', 'json')
         (found,) = (r for r in result.json if r['Check'] == 'nova-conf')
