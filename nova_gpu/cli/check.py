@@ -99,6 +99,7 @@ def findings(args: argparse.Namespace) -> list[Finding]:
         driver=found.settings.compute_driver,
         driver_file=found.settings.driver_file,
         nova_owns=found.settings.nova_owns,
+        looked_for=found.settings.looked_for,
         unknown=found.settings.unknown,
     )
     for warning in tree.warnings:

@@ -40,8 +40,9 @@ class Settings:
 
     ``files`` are those that were read, ``rule_texts`` the rules as they are
     written. ``compute_driver`` is Nova's, None if no file was read, and
-    ``driver_file`` the one that sets it. ``unknown`` are names in ``[gpu]``
-    of which there is no option, with their file.
+    ``driver_file`` the one that sets it. ``looked_for`` are files of which
+    none could be read, ``unknown`` names in ``[gpu]`` of which there is no
+    option, with their file.
     """
 
     files: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Settings:
     nova_owns: tuple[str, ...] = ()
     compute_driver: str | None = None
     driver_file: str | None = None
+    looked_for: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
@@ -77,13 +79,24 @@ def read_settings(rules: Sequence[str], files: Sequence[str]) -> Settings:
     )
 
 
+def novas_settings() -> Settings:
+    """The settings of this host's nova-compute.
+
+    :raises UnusableSettings: a file is wrong
+    :raises nova_gpu.exception.InvalidRule: a rule is wrong
+    """
+    if files := novas_files():
+        return read_settings((), files)
+    return Settings(looked_for=tuple(_novas_names()))
+
+
 def novas_files() -> list[str]:
     """The files that nova-compute on this host reads, if there are any.
 
     Those of oslo.config for a program of that name, later ones win: Debian's
     and Ubuntu's packages set ``compute_driver`` in the second.
     """
-    names = [f'{NOVA_ETC}/{name}.conf' for name in ('nova', 'nova-compute')]
+    names = _novas_names()
     more = [sorted(glob.glob(f'{name}.d/*.conf')) for name in names]
     found = []
     for path in (*names, *itertools.chain(*more)):
@@ -98,6 +111,10 @@ def novas_files() -> list[str]:
             )
             return []
     return found
+
+
+def _novas_names() -> list[str]:
+    return [f'{NOVA_ETC}/{name}.conf' for name in ('nova', 'nova-compute')]
 
 
 def _read(files: Sequence[str]) -> tuple[Settings, Sequence[str]]:

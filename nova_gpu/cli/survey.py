@@ -32,7 +32,7 @@ from nova_gpu import mechanism as mechanisms
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
 from nova_gpu.cli.guests import told_guests
-from nova_gpu.cli.settings import Settings, novas_files, read_settings
+from nova_gpu.cli.settings import Settings, novas_settings, read_settings
 from nova_gpu.host import read_snapshot
 from nova_gpu.linksfile import LinksFile
 from nova_gpu.mechanism.base import Mechanism
@@ -139,10 +139,11 @@ class Surveyor:
     ) -> None:
         self._args = args
         self._ask_fabric = ask_fabric
-        files = args.config_file
-        if not (files or args.root or args.rule):
-            files = novas_files()
-        self._settings = read_settings(args.rule, files)
+        self._settings = (
+            read_settings(args.rule, args.config_file)
+            if args.config_file or args.root or args.rule
+            else novas_settings()
+        )
         self._loaded = mechanisms.load()
         # By their whole text: no time or number of a file is trusted.
         self._parse = functools.lru_cache(REMEMBERED)(parse_guest)

@@ -424,6 +424,14 @@ def nova_user(host: Subject) -> Iterator[Finding]:
 
 def nova_conf(host: Subject) -> Iterator[Finding]:
     """What this host's nova.conf says of drivers and cards."""
+    if host.looked_for:
+        yield Finding(
+            'nova-conf', '', WARNING, 'no nova.conf was read',
+            f'looked for {" and ".join(host.looked_for)}: what nova-compute '
+            f'does is not known',
+            'give --config-file for each file that nova-compute reads, or '
+            'run this as root',
+        )  # fmt: skip
     if host.driver is None:
         return
     found = [*_options(host)]

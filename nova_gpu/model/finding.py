@@ -51,6 +51,7 @@ class Subject:
     :param driver: Nova's ``compute_driver``; None if no file was read
     :param driver_file: the file that sets it, if one does
     :param nova_owns: Nova's own options that hand out cards
+    :param looked_for: files of which none could be read, if they were to be
     :param unknown: what is in ``[gpu]`` and is no option, with its file
     """
 
@@ -61,6 +62,7 @@ class Subject:
     driver: str | None = None
     driver_file: str | None = None
     nova_owns: tuple[str, ...] = ()
+    looked_for: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
     def meant(self, use: Use) -> str | None:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import Any
 
@@ -310,6 +311,23 @@ class WholeCardTest(HostCheckTest):
         self.assert_found(
             'nova-conf', 'warning', 'enabled_mdev_types', 'remove', *args
         )
+
+    def test_no_nova_conf(self) -> None:
+        # Nobody names another root: the machine itself is looked at.
+        if not os.path.isdir('/sys/bus/pci/devices'):
+            self.skipTest('this machine has no PCI bus')
+        result = self.nova_gpu('host', 'check', '-f', 'json')
+        (found,) = (r for r in result.json if r['Check'] == 'nova-conf')
+        self.assertEqual('warning', found['Result'])
+        self.assertEqual('no nova.conf was read', found['Seen'])
+        etc = f'{self.root}/etc/nova'
+        self.assertIn(
+            f'looked for {etc}/nova.conf and {etc}/nova-compute.conf',
+            found['Meaning'],
+        )
+        self.assertIn('--config-file', found['Mend'])
+        for args in ((), ('--rule', PASSTHROUGH_RULE)):
+            self.assertNotIn('nova-conf', self.found(0, *args))
 
     def test_names_that_are_no_option(self) -> None:
         path = self.fake.root / 'nova.conf'
