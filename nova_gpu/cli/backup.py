@@ -24,6 +24,8 @@ from collections.abc import Iterable
 from nova_gpu.model.prepare import Command
 
 FOLDER = 'var/lib/nova-gpu/prepare'
+#: An operator's files may have bytes that aren't UTF-8, which have to stay.
+ANY_BYTES = 'surrogateescape'
 
 
 class Backup:
@@ -55,7 +57,7 @@ class Backup:
             before[path] = there
             text = json.dumps(before, indent=1, sort_keys=True)
             _write(self._list, text.encode())
-        _write(target, content.encode(), target)
+        _write(target, content.encode(errors=ANY_BYTES), target)
         if content.startswith('#!'):
             target.chmod(0o755)
 

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import shlex
@@ -24,7 +25,7 @@ from collections.abc import Iterable
 from cliff import command
 
 from nova_gpu.cli import error, survey
-from nova_gpu.cli.backup import Backup
+from nova_gpu.cli.backup import ANY_BYTES, Backup
 from nova_gpu.model import prepare
 from nova_gpu.model.finding import Subject
 from nova_gpu.sysfs.machine import read_machine
@@ -127,6 +128,8 @@ class HostPrepare(command.Command):
         self.app.stdout.write(f'{line}\n')
 
     def _print(self, plan: prepare.Plan) -> None:
+        if isinstance(self.app.stdout, io.TextIOWrapper):
+            self.app.stdout.reconfigure(errors=ANY_BYTES)
         for file in plan.files:
             self._say(f'# {file.path}: {file.why}')
             self._say(f'cat > {file.path} <<"EOF"\n{file.content}EOF')
@@ -173,7 +176,7 @@ def _plan(
 
 def _content(path: str) -> str | None:
     try:
-        with open(path, encoding='utf-8') as stream:
+        with open(path, encoding='utf-8', errors=ANY_BYTES) as stream:
             return stream.read()
     except FileNotFoundError:
         return None

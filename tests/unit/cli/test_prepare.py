@@ -14,13 +14,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pathlib
 import subprocess
 from typing import Any
 
-from nova_gpu.cli import backup
+from nova_gpu.cli import backup, main
 from nova_gpu.model import prepare
 from tests.fixtures import hosts, machine, nvidia_tools
 from tests.unit.cli import base
@@ -155,6 +157,24 @@ class BareHostTest(PrepareTest):
             'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX="intel_iommu=on iommu=pt"\n',
             self.read(GRUB),
         )
+
+    def test_files_that_are_not_utf_8(self) -> None:
+        before = b'# \xe9t\xe9\nGRUB_CMDLINE_LINUX="quiet"\n'
+        after = before.replace(b'quiet', b'quiet intel_iommu=on iommu=pt')
+        self.fake.write(GRUB, before)
+        self.fake.write(MODPROBE, b'# \xe9t\xe9\n')
+        with io.TextIOWrapper(io.BytesIO(), 'utf-8') as out:
+            with contextlib.redirect_stdout(out):
+                code = main.main(['host', 'prepare', '--root', self.root])
+            out.flush()
+            self.assertEqual(0, code)
+            self.assertIn(after, out.buffer.getvalue())
+        self.prepare('--apply')
+        path = pathlib.Path(self.root) / GRUB
+        self.assertEqual(after, path.read_bytes())
+        self.assertIn('blacklist nouveau', self.read(MODPROBE))
+        self.prepare('--undo')
+        self.assertEqual(before, path.read_bytes())
 
     def test_family_of_red_hat(self) -> None:
         self.fake.write('etc/os-release', 'ID="rocky"\nID_LIKE="rhel centos"')
