@@ -127,24 +127,23 @@ def plan(
     ]
     files = [f for f in files if there.get(f.path) != f.content]
     changed = {file.path for file in files}
-    reboot = (
-        GRUB in changed
-        or (MODPROBE in changed and _are_taken(host, passed))
-        or (distribution is not None and bool(_parameters(host)))
-        or any(map(_needs_reset, host.uses))
+    by_hand = tuple(_by_hand(host, distribution, there))
+    missing = bool(_parameters(host))
+    reboot = (MODPROBE in changed and _are_taken(host, passed)) or any(
+        map(_needs_reset, host.uses)
     )
     return Plan(
         files=tuple(files),
-        commands=tuple(_commands(host, distribution, changed, reboot)),
-        reboot=reboot,
-        left=tuple(_left(host, distribution, held)),
+        commands=tuple(
+            _commands(host, distribution, changed, reboot or missing)
+        ),
+        reboot=reboot or (missing and not by_hand),
+        left=(*_left(host, held), *by_hand),
         undo=tuple(_undo(host, distribution, there, changed, held)),
     )
 
 
-def _left(
-    host: Subject, distribution: str | None, held: Collection[object]
-) -> Iterator[str]:
+def _left(host: Subject, held: Collection[object]) -> Iterator[str]:
     """What a plan leaves to the operator, with the reason."""
     for use in host.uses:
         card, meant = use.card, host.meant(use)
@@ -161,11 +160,22 @@ def _left(
             )
         elif meant == VGPU and (problem := cardscript.mig(use).problem):
             yield f'{card.address} gets no GPU instances: {problem}'
-    if distribution is None and _parameters(host):
+
+
+def _by_hand(
+    host: Subject, distribution: str | None, there: Mapping[str, str]
+) -> Iterator[str]:
+    """What is to be done where nobody here sets the kernel's parameters."""
+    missing = ' '.join(_parameters(host))
+    if missing and distribution is None:
         yield (
-            'the distribution is unknown here: add '
-            f'{" ".join(_parameters(host))} to the kernel command line, and '
-            f'make the initramfs anew'
+            f'the distribution is unknown here: add {missing} to the kernel '
+            f'command line, make the initramfs anew, and reboot'
+        )
+    elif missing and distribution == DEBIAN and GRUB not in there:
+        yield (
+            f'{GRUB} is not there: add {missing} to the kernel command line '
+            f'yourself, and reboot'
         )
 
 

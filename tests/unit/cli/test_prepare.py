@@ -217,6 +217,32 @@ class BareHostTest(PrepareTest):
         self.assertIn('intel_iommu=on iommu=pt', result.errors[0])
         self.assertNotIn('update-', result.out)
 
+    def test_without_grub(self) -> None:
+        """As systemd-boot has it; where it keeps the line is not known."""
+        (pathlib.Path(self.root) / GRUB).unlink()
+        rule = json.dumps({'address': SECOND, 'use': 'vgpu'})
+        said = (
+            'warning: /etc/default/grub is not there: add intel_iommu=on '
+            'iommu=pt to the kernel command line yourself, and reboot'
+        )
+        result = self.prepare('--apply', '--rule', rule)
+        self.assertEqual([said], result.errors)
+        self.assertNotIn('update-grub', result.out)
+        self.assertNotIn(GRUB, self.files())
+        # Its modprobe.d takes nouveau's cards away.
+        self.assertIn('Then reboot the host.', result.out)
+        result = self.prepare('--apply', '--rule', rule)
+        self.assertEqual('', result.out)
+        self.assertIn(said, result.errors)
+        # Without an IOMMU vfio-pci takes no card: that is for the boot.
+        other = json.dumps({'address': FIRST, 'use': 'vgpu'})
+        result = self.prepare('--apply', '--rule', other)
+        self.assertEqual(f'/{SCRIPT} is written\n', result.out)
+        self.prepare('--apply', '--rule', rule)
+        machine.command_line(self.fake, 'intel_iommu=on iommu=pt')
+        result = self.prepare('--apply', '--rule', rule)
+        self.assertEqual(['note: no file is left to write'], result.errors)
+
     def test_amd(self) -> None:
         machine.cpu(self.fake, 'svm')
         self.prepare('--apply')
