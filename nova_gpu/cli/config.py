@@ -18,14 +18,15 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cliff import command
 
 from nova_gpu import exception
 from nova_gpu.cli import error, survey
-from nova_gpu.cli.settings import read_sections
+from nova_gpu.cli.settings import novas_places, read_sections
 from nova_gpu.model.inventory import Offer, Use
 from nova_gpu.model.novaconf import (
     ROLES,
@@ -33,6 +34,7 @@ from nova_gpu.model.novaconf import (
     missing,
     native,
     ours,
+    overridden,
     render,
     render_missing,
 )
@@ -43,9 +45,10 @@ LOG = logging.getLogger('nova_gpu.cli')
 class ConfigGenerate(command.Command):
     """Print what nova.conf has to say, from the hardware of this host.
 
-    With --diff only what a file lacks, with what it has now; the exit code
-    is then 0 if it lacks nothing, 1 if it does, and 2 if that isn't known.
-    Options that a file has besides stay as they are.
+    With --diff only what a file lacks, with what it has now, and a warning
+    for each option that a file sets otherwise which nova-compute reads later.
+    The exit code is then 0 if there is neither, 1 if there is, and 2 if that
+    isn't known. Options that a file has besides stay as they are.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -90,15 +93,30 @@ class ConfigGenerate(command.Command):
                 sys.stdout.write(render(settings))
                 return 0
             lacking = missing(settings, read_sections(parsed_args.diff))
+            later = {path: read_sections(path) for path in _later(parsed_args)}
         except exception.GpuError as exc:
             if parsed_args.diff is None:
                 raise
             LOG.error('%s', exc)  # cliff would exit with 1
             return 2
         sys.stdout.write(render_missing(lacking))
-        if not lacking:
-            LOG.info('%s lacks nothing', parsed_args.diff)
-        return 1 if lacking else 0
+        lost = list(overridden(settings, later))
+        for line in lost:
+            LOG.warning(line)
+        if lacking or lost:
+            return 1
+        LOG.info('%s lacks nothing', parsed_args.diff)
+        return 0
+
+
+def _later(args: argparse.Namespace) -> Iterator[str]:
+    """The files that nova-compute reads after that of --diff."""
+    paths = args.config_file or novas_places()
+    places = [os.path.realpath(path) for path in paths]
+    place = os.path.realpath(args.diff)
+    if place in places:
+        after = places.index(place) + 1
+        yield from filter(os.path.exists, paths[after:])
 
 
 def _settings(args: argparse.Namespace) -> list[Setting]:

@@ -90,16 +90,21 @@ def novas_settings() -> Settings:
     return Settings(looked_for=tuple(_novas_names()))
 
 
-def novas_files() -> list[str]:
-    """The files that nova-compute on this host reads, if there are any.
+def novas_places() -> list[str]:
+    """Where nova-compute on this host looks for files, later ones win.
 
-    Those of oslo.config for a program of that name, later ones win: Debian's
-    and Ubuntu's packages set ``compute_driver`` in the second.
+    Those of oslo.config for a program of that name: Debian's and Ubuntu's
+    packages set ``compute_driver`` in the second.
     """
     names = _novas_names()
     more = [sorted(glob.glob(f'{name}.d/*.conf')) for name in names]
+    return [*names, *itertools.chain(*more)]
+
+
+def novas_files() -> list[str]:
+    """The files that nova-compute on this host reads, if there are any."""
     found = []
-    for path in (*names, *itertools.chain(*more)):
+    for path in novas_places():
         try:
             with open(path, 'rb'):
                 found.append(path)

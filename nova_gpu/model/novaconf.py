@@ -228,6 +228,28 @@ def missing(
     return lacking
 
 
+def overridden(
+    settings: Iterable[Setting],
+    later: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]],
+) -> Iterator[str]:
+    """What files say otherwise that nova-compute reads later.
+
+    :param later: what each file sets, by its name, in their order
+    """
+    for setting in settings:
+        having = [
+            path
+            for path, there in later.items()
+            if setting.option in there.get(setting.section, {})
+        ]
+        # What may be given again adds up over all files.
+        if setting.role != COMPUTE or setting.form == LINES or not having:
+            continue
+        for _, now, _ in missing([setting], later[having[-1]]):
+            line = setting.lines(now)[-1]
+            yield f'{having[-1]} sets {line}, and wins: set it there'
+
+
 def _has(values: Iterable[str], wanted: str) -> bool:
     """Whether a value is there, JSON by what it means."""
     return any(_meaning(value) == _meaning(wanted) for value in values)

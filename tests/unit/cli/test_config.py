@@ -197,6 +197,86 @@ class DiffTest(ConfigTest):
         self.assertIn('No such file', result.errors[0])
 
 
+class LaterTest(ConfigTest):
+    """Files that nova-compute reads after the one of --diff."""
+
+    LIBVIRT = '[DEFAULT]\ncompute_driver = libvirt.LibvirtDriver\n'
+
+    def setUp(self) -> None:
+        super().setUp()
+        hosts.four_t4(self.fake)
+        self.ours = self.text('--role', 'compute')
+        self.etc = f'{self.root}/etc/nova'
+
+    def compare(
+        self, code: int, *args: str, role: str = 'compute'
+    ) -> list[str]:
+        result = self.generate(
+            '--role', role, '--diff', f'{self.etc}/nova.conf', *args
+        )
+        self.assertEqual(code, result.code, result)
+        return result.errors
+
+    def wins(self, name: str, line: str) -> list[str]:
+        return [
+            f'warning: {self.etc}/{name} sets {line}, and wins: set it there'
+        ]
+
+    def test_file_of_the_package(self) -> None:
+        self.fake.write('etc/nova/nova.conf', self.ours)
+        self.fake.write('etc/nova/nova-compute.conf', '[libvirt]\n')
+        nothing = [f'note: {self.etc}/nova.conf lacks nothing']
+        self.assertEqual(nothing, self.compare(0))
+        self.fake.write('etc/nova/nova-compute.conf', self.LIBVIRT)
+        wins = self.wins(
+            'nova-compute.conf', 'compute_driver = libvirt.LibvirtDriver'
+        )
+        self.assertEqual(wins, self.compare(1))
+        # Other services don't read it.
+        self.fake.write('etc/nova/nova.conf', self.text())
+        self.assertEqual(nothing, self.compare(0, role='scheduler'))
+        # The last one counts.
+        self.fake.write('etc/nova/nova.conf.d/gpu.conf', self.ours)
+        self.assertEqual(nothing, self.compare(0))
+
+    def test_files_that_are_named(self) -> None:
+        self.fake.write('etc/nova/nova.conf', self.ours)
+        self.fake.write('more.conf', self.LIBVIRT)
+        first, last = f'{self.etc}/nova.conf', f'{self.root}/more.conf'
+        args = ('--config-file', last, '--config-file', first)
+        self.compare(0, *args)
+        args = ('--config-file', first, '--config-file', last)
+        self.assertIn('more.conf sets compute_d', self.compare(1, *args)[0])
+
+    def test_types_of_devices(self) -> None:
+        self.fake.write('etc/nova/nova.conf', self.text('--native'))
+        self.fake.write(
+            'etc/nova/nova.conf.d/mdev.conf',
+            '[devices]\nenabled_mdev_types = nvidia-1, nvidia-2\n',
+        )
+        self.assertEqual(
+            self.wins(
+                'nova.conf.d/mdev.conf',
+                'enabled_mdev_types = nvidia-1,nvidia-2',
+            ),
+            self.compare(1, '--native'),
+        )
+
+    def test_rules_add_up(self) -> None:
+        rule = '{"address": "0000:3b:00.0", "use": "ignore"}'
+        self.fake.write('etc/nova/nova.conf', self.text('--rule', rule))
+        self.fake.write(
+            'etc/nova/nova-compute.conf', '[gpu]\nrule = {"use": "vgpu"}\n'
+        )
+        self.compare(0, '--rule', rule)
+
+    def test_file_that_can_not_be_read(self) -> None:
+        self.fake.write('etc/nova/nova.conf', self.ours)
+        self.fake.write('etc/nova/nova-compute.conf', b'# \xe9t\xe9\n')
+        (line,) = self.compare(2)
+        self.assertIn(f'error: {self.etc}/nova-compute.conf: ', line)
+
+
 class NativeTest(ConfigTest):
     """What Nova's own tracker needs; its own parsers read it."""
 
