@@ -58,7 +58,8 @@ class HostShow(lister.Lister):
 
     One row a card. Profiles are the vGPU types that it takes, or the
     resource class of a whole card, each with the free and all units; those
-    that are closed while the card holds another profile are only counted.
+    that are closed while the card holds another profile are only counted,
+    and what a rule reserves is not free.
     Rules are those that decided something, with what they decided. Partitions
     are those of NVSwitches that have the card, where they are divided.
     """
@@ -128,7 +129,7 @@ def _row(use: Use, holders: Sequence[str]) -> list[Any]:
         card.driver,
         use.mechanism,
         use.pool,
-        [_profile(offer) for offer in use.offers],
+        [_profile(use, offer) for offer in use.offers],
         list(holders),
         use.reason or use.closed,
         dict(use.ruling.decided),
@@ -158,14 +159,16 @@ def partitions_text(found: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _profile(offer: Offer) -> dict[str, Any]:
+def _profile(use: Use, offer: Offer) -> dict[str, Any]:
+    free = use.available(offer)
     return {
         'profile': offer.name,
         'type': offer.type_id,
         'resource_class': offer.resource_class,
         'total': offer.total,
         'used': offer.used,
-        'free': offer.free,
+        'free': free,
+        'reserved': offer.free - free,
     }
 
 
@@ -186,14 +189,18 @@ def _text(value: Any, width: int, missing: str) -> Any:
     if 'device' in value[0]:
         told = '; '.join(f'{v["device"]} ({v["reason"]})' for v in value)
         return fill(told.split(), ' ', width)
-    shown = [p for p in value if p['used'] or p['free']] or value
-    parts = [
-        f'{p["profile"] or p["resource_class"]} {p["free"]}/{p["total"]} free'
-        for p in shown
-    ]
+    there = ('used', 'free', 'reserved')
+    shown = [p for p in value if any(p[key] for key in there)] or value
+    parts = list(map(_profile_text, shown))
     if len(shown) < len(value):
         parts.append(f'{len(value) - len(shown)} closed')
     return fill(parts, ', ', width)
+
+
+def _profile_text(profile: Mapping[str, Any]) -> str:
+    name = profile['profile'] or profile['resource_class']
+    kept = f' ({profile["reserved"]} reserved)' if profile['reserved'] else ''
+    return f'{name} {profile["free"]}/{profile["total"]} free{kept}'
 
 
 def _rules(decided: Mapping[str, int]) -> list[str]:

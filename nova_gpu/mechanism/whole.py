@@ -82,7 +82,7 @@ class WholeCard(Passthrough):
             use
             for use in uses
             if use.card.address not in taken
-            and use.offers[0].free
+            and use.available(use.offers[0])
             and use.offers[0].resource_class == resource_class
         ]
         loose = [use.card for use in free if use.board is None]

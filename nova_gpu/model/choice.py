@@ -176,8 +176,9 @@ def pools_in_order(
                 continue
             if use.pool == want.pool:
                 asked = (asked[0] and not offer.used, 0, want.pool)
-            elif use.pool in others and offer.free >= want.count:
-                rooms.append((not offer.used, offer.free, str(use.pool)))
+            elif use.pool in others and use.available(offer) >= want.count:
+                room = use.available(offer)
+                rooms.append((not offer.used, room, str(use.pool)))
     return [pool for _, _, pool in sorted([*rooms, asked])]
 
 

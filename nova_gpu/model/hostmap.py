@@ -318,7 +318,7 @@ def build(
                 'switches': _numbered(p.switch for p in near.values()),
                 'cliques': _numbered(p.clique for p in near.values()),
                 'free': tuple(
-                    any(offer.free for offer in use.offers) for use in members
+                    any(map(use.available, use.offers)) for use in members
                 ),
                 **_sizes(members),
             }
@@ -357,7 +357,11 @@ def _sizes(members: Iterable[Use]) -> dict[str, tuple[int, ...]]:
     board = next(iter(boards.values()), None)
     if board is None or None in boards.values() or not board.partitions:
         return {}
-    free = (u.card.address for u in members if any(o.free for o in u.offers))
+    free = (
+        use.card.address
+        for use in members
+        if any(map(use.available, use.offers))
+    )
     return {
         'sizes': board.sizes_of(boards),
         'free_sizes': board.sizes_of(frozenset(free), free=True),

@@ -75,9 +75,9 @@ class Offer:
     """One resource class that a card gives.
 
     ``total`` is what the empty card holds of it, ``used`` what instances
-    hold, ``free`` what can be had now; the rest is closed, as a card's other
-    profiles are once it has taken one. ``type_id`` and ``name`` are those of
-    the vGPU type, if it is one.
+    hold, ``free`` what the card could give now, also if a rule reserves it;
+    the rest is closed, as a card's other profiles are once it has taken one.
+    ``type_id`` and ``name`` are those of the vGPU type, if it is one.
     """
 
     resource_class: str
@@ -139,6 +139,10 @@ class Use:
     owner: str | None = None
     board: Board | None = None
     closed: str | None = None
+
+    def available(self, offer: Offer) -> int:
+        """How many of an offer can be had now: rules may reserve some."""
+        return max(0, offer.free - self.ruling.reserved)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def add_units(
         for state in STATES:
             samples.set(metric.UNITS, 0, card, state)
         samples.set(metric.UNITS, len(use.aside), card, PUT_ASIDE)
-        free = max((offer.free for offer in use.offers), default=0)
+        free = max(map(use.available, use.offers), default=0)
         samples.set(metric.UNITS, free, card, AVAILABLE)
     for claim in claims:
         for unit in claim.units:

@@ -112,6 +112,19 @@ class ClaimTest(TrackerTest):
             {0}, {reserved for _, reserved in self.inventory(T4_POOL).values()}
         )
 
+    def test_card_that_a_rule_reserves_is_not_chosen(self) -> None:
+        first, *others = hosts.A100_ADDRESSES
+        self.tracker = self.new_tracker(
+            f'{{"address": "{first}", "reserved": 1}}'
+        )
+        self.assertEqual((8, 1), self.inventory(WHOLE)[A100])
+        view = self.tracker.view()
+        (free,) = [p.free for p in self.tracker.map(view).pools if p.free]
+        self.assertEqual((False, *[True] * 7), free)
+        claim = self.claim(A, WHOLE, A100, 7)
+        self.assertEqual(set(others), {u.device for u in claim.units})
+        self.assertEqual((8, 1), self.inventory(WHOLE)[A100])
+
     def test_nothing_wanted(self) -> None:
         self.assertEqual((), self.tracker.claim(A, [], self.request).units)
         self.assertIsNone(self.tracker.claim_of(A))

@@ -187,6 +187,21 @@ class ExporterTest(ExporterBase):
         whole = [k for k in free if k[2] == 'CUSTOM_GPU_NVIDIA_A100_SXM4_40GB']
         self.assertEqual([8.0], [free[k] for k in whole])
 
+    def test_what_a_rule_reserves_is_not_available(self) -> None:
+        rule = '{"profiles": ["T4-8Q", "T4-16Q"], "reserved": 1}'
+        found = self.scrape('--no-nvml', '--rule', rule)
+        units = found['nova_gpu_units']
+        # Of the first card one is held and one reserved, the A100 all are.
+        self.assertEqual(
+            {T4: 0.0, T4_TWO: 1.0, A100: 0.0},
+            {card: units[card, 'available'] for card in (T4, T4_TWO, A100)},
+        )
+        free = found['nova_gpu_profile_free_units']
+        self.assertEqual(
+            sum(n for (_, state), n in units.items() if state == 'available'),
+            sum(n for key, n in free.items() if key[1] != 'GRID T4-16Q'),
+        )
+
     def test_put_aside(self) -> None:
         aside = PutAside(self.root + FOLDER)
         aside.add(A100, 'it did not reset ' + 'x' * 300)

@@ -45,6 +45,7 @@ def t4_profile(
         'total': total,
         'used': used,
         'free': free,
+        'reserved': 0,
     }
 
 
@@ -108,6 +109,7 @@ class WholeCardsTest(base.CliTest):
                         'total': 1,
                         'used': 0,
                         'free': 1,
+                        'reserved': 0,
                     }
                 ],
                 'Instances': [],
@@ -282,6 +284,25 @@ class VgpuTest(base.CliTest):
             t4_profile(233, 8, total=2, used=0, free=1), card['Profiles'][3]
         )
         self.assertEqual([MDEVS[0]], self.fake.mdevs)
+
+    def test_what_a_rule_reserves_is_not_free(self) -> None:
+        self.hold_two()
+        args = ('--rule', '{"profiles": ["T4-8Q", "T4-16Q"], "reserved": 1}')
+        found = [
+            [(p['free'], p['reserved']) for p in card['Profiles']]
+            for card in self.cards(*args).values()
+        ]
+        # Nothing is left to reserve of the first card, which is full.
+        self.assertEqual([[(0, 0), (0, 0)], *[[(1, 1), (0, 1)]] * 3], found)
+        rows = self.host_show('-f', 'csv', '-c', 'Profiles', *args).out
+        self.assertEqual(
+            [
+                'GRID T4-8Q 0/2 free, 1 closed',
+                'GRID T4-8Q 1/2 free (1 reserved), '
+                'GRID T4-16Q 0/1 free (1 reserved)',
+            ],
+            [row[0] for row in csv.reader(rows.splitlines())][1:3],
+        )
 
     def test_types_on_virtual_functions_are_one_card(self) -> None:
         hosts.two_a40_with_functions(self.fake)

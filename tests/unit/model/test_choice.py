@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from nova_gpu.model.choice import choose_cards, could_pack, pools_in_order
 from nova_gpu.model.claim import Want
 from nova_gpu.model.device import Card
 from nova_gpu.model.inventory import Offer, Use
+from nova_gpu.model.rule import Ruling
 from nova_gpu.model.topology import Place
 from tests.unit import base
 
@@ -251,6 +253,14 @@ class PoolsInOrderTest(testtools.TestCase):
     def test_only_those_that_may_and_have_room(self) -> None:
         uses = [use('asked', 0, 2), use('small', 1, 1), use('unlike', 1, 4)]
         found = pools_in_order(uses, Want('asked', '8Q', 2), {'small'})
+        self.assertEqual(['asked'], found)
+
+    def test_what_a_rule_reserves_is_no_room(self) -> None:
+        other = dataclasses.replace(
+            use('other', 1, 1), ruling=Ruling(reserved=1)
+        )
+        uses = [use('asked', 0, 2), other]
+        found = pools_in_order(uses, Want('asked', '8Q', 1), {'other'})
         self.assertEqual(['asked'], found)
 
     def test_a_pool_that_has_gone_is_asked_all_the_same(self) -> None:
