@@ -79,15 +79,17 @@ class InvalidRule(GpuError):
 
 
 class InvalidExpected(GpuError):
-    """A ``[gpu] expected_request`` that can't be used."""
+    """A ``[gpu] expected_request`` that can't be used.
+
+    ``number`` counts from 1, ``field`` is empty if it is about all of it.
+    """
 
     def __init__(self, number: int, field: str, reason: str) -> None:
         self.number = number
         self.field = field
         self.reason = reason
-        super().__init__(
-            f'[gpu] expected_request {number}, field {field!r}: {reason}'
-        )
+        place = f', field {field!r}' if field else ''
+        super().__init__(f'[gpu] expected_request {number}{place}: {reason}')
 
 
 class InvalidHostMap(GpuError):

@@ -65,7 +65,10 @@ def read_hosts(path: str) -> Iterator[Host]:
 
     :raises UnusableInput: naming the file, the host and the key
     """
-    for number, record in enumerate(_records(path), start=1):
+    records = list(_records(path))
+    if not records:
+        raise error.UnusableInput(path, 'holds no host')
+    for number, record in enumerate(records, start=1):
         where = f'{path}, record {number}'
         if isinstance(record, dict):
             record = {key.lower(): value for key, value in record.items()}
@@ -90,7 +93,8 @@ def read_flavor(path: str) -> dict[str, str]:
 
 def _records(path: str) -> Iterator[Any]:
     try:
-        with open(path, encoding='utf-8') as stream:
+        # Some programs begin a file with a byte-order mark.
+        with open(path, encoding='utf-8-sig') as stream:
             text = stream.read()
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, 'strerror', None) or str(exc)

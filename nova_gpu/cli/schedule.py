@@ -118,7 +118,11 @@ def _hosts(paths: Sequence[str]) -> list[Host]:
     for path in paths:
         for host in read_hosts(path):
             if host.name in found:
-                LOG.warning('%s: host %s again', path, host.name)
+                LOG.warning(
+                    '%s: host %s is there again; only the last one counts',
+                    path,
+                    host.name,
+                )
             found[host.name] = host
     return list(found.values())
 

@@ -213,6 +213,8 @@ class HostMap:
                 tuple(_pool(record, names) for record in data['p']),
                 data.get('i'),
             )
+        except KeyError as exc:
+            raise exception.InvalidHostMap(f'{exc} is missing') from exc
         except (
             ArithmeticError, AttributeError, LookupError, RecursionError,
             TypeError, ValueError,

@@ -86,13 +86,15 @@ def resource_groups(
 ) -> dict[str, dict[str, int]]:
     """The amounts by resource class of each group; the first has no name.
 
-    :raises InvalidExtraSpec: an amount isn't a number
+    :raises InvalidExtraSpec: an amount isn't a whole number
     """
     groups: dict[str, dict[str, int]] = {}
     for key, value in extra_specs.items():
         if match := _RESOURCES.fullmatch(key):
             if not str(value).isdecimal():
-                raise exception.InvalidExtraSpec(key, value, ('a number',))
+                raise exception.InvalidExtraSpec(
+                    key, value, ('a whole number from 0 on',)
+                )
             group = groups.setdefault(match['group'], {})
             group[match['name']] = int(value)
     return groups

@@ -133,7 +133,9 @@ def _read(
     path: str, columns: tuple[str, ...], parse: Callable[[_Row], T]
 ) -> Iterator[T]:
     try:
-        with pathlib.Path(path).open(encoding='utf-8', newline='') as stream:
+        # Excel's "CSV UTF-8" begins with a byte-order mark.
+        file = pathlib.Path(path)
+        with file.open(encoding='utf-8-sig', newline='') as stream:
             reader = csv.DictReader(stream, strict=True)
             for column in columns:
                 if column not in (reader.fieldnames or ()):

@@ -225,6 +225,8 @@ class FlavorTest(osc.OscTest):
             ((plain,), 'no resources: property of it asks for a GPU'),
             ((self.gpu_flavor(**{f'resources__{A100}': '1'}), '--maps',
               '/nowhere'), '/nowhere: No such file'),
+            ((self.gpu_flavor(**{f'resources__{A100}': '1'}), '--maps',
+              '/dev/null'), '/dev/null: holds no host'),
         ):  # fmt: skip
             self.assertIn(
                 said, self.openstack_error('gpu', 'flavor', 'check', *args)

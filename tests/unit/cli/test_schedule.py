@@ -180,7 +180,13 @@ class ExplainTest(DumpTest):
             *(maps, '--maps', again, '-f', 'json'),
             *('--property', f'resources:{A100}=1'),
         )
-        self.assertEqual([f'warning: {again}: host gpu1 again'], result.errors)
+        self.assertEqual(
+            [
+                f'warning: {again}: host gpu1 is there again; only the last '
+                f'one counts'
+            ],
+            result.errors,
+        )
         self.assertEqual(
             [f'asks for 1 {A100}, and has 0 free'],
             [r['Reason'] for r in result.json if r['Host'] == 'gpu1'],
@@ -192,6 +198,8 @@ class ExplainTest(DumpTest):
         flavor = self.write('flavor', {'name': 'x'})
         number = self.write('number', {'properties': {'resources:X': 1}})
         for content, args, expected in (
+            ('', gpu, 'bad: holds no host'),
+            ([], gpu, 'bad: holds no host'),
             ('{"host": ', gpu, 'is not JSON: '),
             ('3', gpu, ", record 1: 3 is not of type 'object'"),
             ({'map': {}}, gpu, "record 1: 'host' is a required property"),
@@ -204,12 +212,17 @@ class ExplainTest(DumpTest):
             ({'host': 'x', 'map': {'v': 9}}, gpu,
              'host x: the GPU map of the host is not usable: it has version '
              '9, '),
+            ({'host': 'x', 'map': {'v': 1, 'c': [], 'p': [{'k': 'a'}]}}, gpu,
+             "host x: the GPU map of the host is not usable: 'm' is missing"),
+            (None, (*gpu, '--expected-request', 'x'),
+             "error: [gpu] expected_request 1: 'x' is not JSON: "),
             (None, ('--property', 'resources'),
              "--property: 'resources' is not KEY=VALUE"),
             (None, (*gpu, '--property', 'gpu:display=yes'),
              "gpu:display='yes' is not valid; allowed: on, off"),
             (None, ('--property', f'resources:{A100}=two'),
-             f"resources:{A100}='two' is not valid; allowed: a number"),
+             f"resources:{A100}='two' is not valid; allowed: a whole "
+             'number from 0 on'),
             (None, (), 'no resources: property of it asks for a GPU'),
             (None, ('--property', f'resources:{A100}=0'),
              'no resources: property of it asks for a GPU'),
@@ -220,14 +233,20 @@ class ExplainTest(DumpTest):
             (None, ('--flavor', number),
              "key 'properties': 1 is not of type 'string'"),
         ):  # fmt: skip
-            maps = self.write('bad', content) if content else good
+            maps = good if content is None else self.write('bad', content)
             result = self.explain(maps, *args)
             self.assertEqual(1, result.code, expected)
             self.assertEqual('', result.out)
             (line,) = result.errors
             self.assertIn(expected, line)
-            if content:
+            if content is not None:
                 self.assertIn(maps, line)
+
+    def test_byte_order_mark(self) -> None:
+        maps = pathlib.Path(self.two())
+        maps.write_text(maps.read_text(), encoding='utf-8-sig')
+        result = self.explain(str(maps), '--property', f'resources:{A100}=1')
+        self.assertEqual((0, []), (result.code, result.errors))
 
     def test_no_maps(self) -> None:
         self.assertEqual(2, self.nova_gpu('schedule', 'explain').code)

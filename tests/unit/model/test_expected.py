@@ -67,12 +67,15 @@ class ExpectedTest(testtools.TestCase):
             ('{"vcpus": -1}', 'vcpus', '-1'),
             ('{"memory_mib": -1}', 'memory_mib', '-1'),
             ('{"cards": 1}', 'cards', 'gpus, share'),
-            ('[]', '', '[]'),
-            ('{', '', '{'),
         ):
             message = self.refusal(text)
             self.assertIn(f'field {field!r}', message)
             self.assertIn(value, message)
+        for text in ('[]', '{'):
+            self.assertIn(
+                f'[gpu] expected_request 2: {text!r} is not ',
+                self.refusal(text),
+            )
 
     @settings(deadline=None)
     @given(things)

@@ -59,6 +59,10 @@ class TablesTest(testtools.TestCase):
             (Request(1, 1000, 1, 2),), read_requests(self.file(text))
         )
 
+    def test_byte_order_mark(self) -> None:
+        path = self.file(HOSTS.encode('utf-8-sig'))
+        self.assertEqual((Host(2, 64000, 262144, 'P100'),), read_hosts(path))
+
     def test_hosts_without_gpus_are_left_out(self) -> None:
         self.assertEqual(
             (Host(2, 64000, 262144, 'P100'),), read_hosts(self.file(HOSTS))
