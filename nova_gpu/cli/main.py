@@ -100,6 +100,10 @@ def version() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0 if it did what it was asked."""
+    if sys.stdout is None:
+        # To find out when all is done would be late.
+        print('error: the standard output is closed', file=sys.stderr)
+        return 2
     root = logging.getLogger()
     handlers, level = tuple(root.handlers), root.level
     try:

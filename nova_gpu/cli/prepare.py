@@ -90,6 +90,8 @@ class HostPrepare(command.Command):
                 self._print(plan)
             if plan.reboot:
                 self._say('Then reboot the host.')
+        except BrokenPipeError:
+            raise  # nobody reads what is printed any more
         except OSError as exc:
             raise error.NotPrepared(str(exc)) from exc
 

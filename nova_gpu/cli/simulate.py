@@ -14,11 +14,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cliff import lister
@@ -28,7 +29,7 @@ from nova_gpu.model.expected import dump, mix
 from nova_gpu.model.fragmentation import Mix
 from nova_gpu.simulate import hosts, tables
 from nova_gpu.simulate.cloud import Outcome
-from nova_gpu.simulate.plot import accepted, plot, sizes
+from nova_gpu.simulate.plot import accepted, get_ready, plot, sizes
 from nova_gpu.simulate.policies import (
     POLICIES,
     Make,
@@ -111,7 +112,7 @@ class Simulate(lister.Lister):
             '--profiles',
             type=_profiles,
             default=hosts.PROFILES,
-            metavar='N,N,…',
+            metavar='N,N,...',
             help=(
                 'into how many vGPUs of one size a card can be cut, or any '
                 'for shares of any size on a card (default: '
@@ -166,17 +167,27 @@ class Simulate(lister.Lister):
             parsed_args.load,
             parsed_args.churn,
         )
+        if parsed_args.plot:
+            # Now, and not when all is simulated.
+            with _plotting(parsed_args.plot):
+                get_ready(parsed_args.plot)
         chosen = parsed_args.policy or list(map(_policy, DEFAULT_POLICIES))
         found = {
             name: _run(setting, name, make, parsed_args.seeds)
             for name, make in dict(chosen).items()
         }
         if parsed_args.plot:
-            try:
+            with _plotting(parsed_args.plot):
                 plot(found, parsed_args.plot)
-            except (ImportError, OSError) as exc:
-                raise error.NotPlotted(parsed_args.plot, str(exc)) from exc
         return _table(found)
+
+
+@contextlib.contextmanager
+def _plotting(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, OSError) as exc:
+        raise error.NotPlotted(folder, str(exc)) from exc
 
 
 def _run(setting: Setting, name: str, make: Make, seeds: int) -> list[Outcome]:
@@ -208,7 +219,7 @@ def _table(
     found: dict[str, list[Outcome]],
 ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
     numbers = sizes(found)
-    columns = ['Policy', 'Accepted %', '±', 'Given %']
+    columns = ['Policy', 'Accepted %', '+/-', 'Given %']
     columns += ['Parts %' if not n else f'{n} GPU %' for n in numbers]
     rows = []
     for name, outcomes in found.items():

@@ -43,7 +43,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
         for level in LEVELS
         for strength in ('', *(f':{s}' for s in STRENGTHS))
     ),
-    'gpu:vgpu_params': ('key=value[,key=value…]',),
+    'gpu:vgpu_params': ('key=value[,key=value...]',),
 }
 
 #: The resource classes that a GPU can have; rules allow no others.

@@ -132,7 +132,7 @@ class NoDefaultLimit(exception.GpuError):
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = [*names[:NAMES], '…'] if len(names) > NAMES else names
+    shown = [*names[:NAMES], '...'] if len(names) > NAMES else names
     return ', '.join(shown) or 'none'
 
 

@@ -157,7 +157,7 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         help='one vGPU shows the screen of the server',
     )  # fmt: skip
     group.add_argument(
-        '--vgpu-params', metavar='<key=value,…>', help='plugin parameters'
+        '--vgpu-params', metavar='<key=value,...>', help='plugin parameters'
     )
     group.add_argument(
         '--hide-hypervisor', action='store_true',

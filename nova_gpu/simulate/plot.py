@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,15 +21,24 @@ from collections.abc import Mapping, Sequence
 from nova_gpu.simulate.cloud import Outcome
 
 
+def get_ready(folder: pathlib.Path) -> None:
+    """Make the folder, and see whether there is what plots.
+
+    :raises ImportError: there is no matplotlib
+    :raises OSError: the folder can't be made
+    """
+    importlib.import_module('matplotlib.figure')
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def plot(found: Mapping[str, Sequence[Outcome]], folder: pathlib.Path) -> None:
     """Write ``fill.png``, if anything has filled, and ``sizes.png``.
 
-    :raises ImportError: there is no matplotlib
+    :param folder: is there, see :func:`get_ready`
     :raises OSError: the folder can't be written to
     """
     import matplotlib.figure
 
-    folder.mkdir(parents=True, exist_ok=True)
     if all(outcome.curve for each in found.values() for outcome in each):
         figure = matplotlib.figure.Figure(figsize=(7, 5), layout='constrained')
         axes = figure.subplots()

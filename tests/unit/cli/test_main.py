@@ -16,7 +16,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from importlib import metadata
 
+from nova_gpu.cli import main
 from tests.fixtures import hosts
 from tests.unit.cli import base
 
@@ -102,6 +107,44 @@ class MainTest(base.CliTest):
         self.assertEqual(1, result.code)
         self.assertEqual(line, result.errors[0])
         self.assertIn('Traceback', result.errors[1])
+
+    def test_output_that_nobody_reads(self) -> None:
+        hosts.four_t4(self.fake)
+        for command in ('host', 'show'), ('host', 'prepare'):
+            read, write = os.pipe()
+            os.close(read)
+            done = self.run_with(write, *command, '--root', self.root)
+            os.close(write)
+            self.assertEqual((141, ''), (done.returncode, done.stderr))
+
+    def test_output_that_is_closed(self) -> None:
+        done = self.run_with(None, 'host', 'show', '--root', self.root)
+        self.assertEqual(
+            (2, 'error: the standard output is closed\n'),
+            (done.returncode, done.stderr),
+        )
+
+    def run_with(
+        self, output: int | None, *args: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program in a new process, with that as its output."""
+        command = [sys.executable, '-m', 'nova_gpu.cli.main', *args]
+        if output is None:
+            command = ['sh', '-c', 'exec "$@" >&-', 'sh', *command]
+        return subprocess.run(
+            command,
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    def test_help_is_for_every_terminal(self) -> None:
+        for found in metadata.entry_points(group=main.NAMESPACE):
+            result = self.nova_gpu(*found.name.split('_'), '--help')
+            self.assertEqual(0, result.code, found.name)
+            self.assertTrue(result.out.isascii(), found.name)
 
     def test_log_file(self) -> None:
         path = f'{self.root}/log'

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import sys
 
 from nova_gpu.model.expected import mix
 from tests.unit.cli import base
@@ -51,7 +52,7 @@ class SimulateTest(base.CliTest):
         self.assertEqual(['nova-gpu', 'nova', 'stacking'], list(rows))
         for row in rows.values():
             self.assertEqual(
-                ['Accepted %', '±', 'Given %', 'Parts %', '1 GPU %',
+                ['Accepted %', '+/-', 'Given %', 'Parts %', '1 GPU %',
                  '8 GPU %'],
                 list(row)[1:],
             )  # fmt: skip
@@ -59,10 +60,11 @@ class SimulateTest(base.CliTest):
             rows['nova-gpu']['8 GPU %'], rows['nova']['8 GPU %']
         )
         self.assertIn('stacking: seed 3 of 3, 100%', result.errors)
+        self.assertTrue(result.out.isascii())  # for every terminal
 
     def test_one_seed_tells_nothing_of_others(self) -> None:
         result = self.simulate('--seeds', '1', '--churn', '-f', 'json')
-        self.assertEqual({None}, {row['±'] for row in result.json})
+        self.assertEqual({None}, {row['+/-'] for row in result.json})
 
     def test_multipliers_and_what_is_expected(self) -> None:
         result = self.simulate(
@@ -108,13 +110,21 @@ class SimulateTest(base.CliTest):
             self.refusal(),
         )
 
+    def test_plots_that_can_not_be_made(self) -> None:
+        """That is known before anything is simulated."""
+        before = {n: m for n, m in sys.modules.items() if n == 'matplotlib'}
+        self.addCleanup(sys.modules.update, before)
+        self.addCleanup(sys.modules.pop, 'matplotlib')
+        sys.modules['matplotlib'] = None  # type: ignore[assignment]
+        line = self.refusal('--plot', f'{self.root}/plots')
+        self.assertTrue(line.startswith('error: no plots in '), line)
+        self.assertIn('pip install nova-gpu[plot]', line)
+
     def test_plots(self) -> None:
+        if importlib.util.find_spec('matplotlib') is None:
+            self.skipTest('there is no matplotlib')
         folder = pathlib.Path(self.root) / 'plots'
         result = self.simulate('--seeds', '1', '--plot', str(folder))
-        if importlib.util.find_spec('matplotlib') is None:
-            self.assertEqual(1, result.code)
-            self.assertIn('pip install nova-gpu[plot]', result.errors[-1])
-            return
         self.assertEqual(0, result.code, result.errors)
         self.assertEqual(
             {'fill.png', 'sizes.png'}, {path.name for path in folder.iterdir()}

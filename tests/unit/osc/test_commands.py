@@ -58,6 +58,7 @@ class CommandsTest(testtools.TestCase):
         for name, command in self.commands.items():
             text = command(None, None).get_parser(name).format_help()
             self.assertIn(command.__doc__.partition('.')[0].split()[0], text)
+            self.assertTrue(text.isascii(), name)  # for every terminal
 
     def test_pages_name_commands_and_options_that_are_there(self) -> None:
         found = [
@@ -94,6 +95,6 @@ class ErrorTest(testtools.TestCase):
     def test_long_lists_are_cut(self) -> None:
         names = [f'gpu{n}' for n in range(100)]
         text = str(error.NotFound('host', 'x', names, 'look there'))
-        self.assertIn('gpu11, …); look there', text)
+        self.assertIn('gpu11, ...); look there', text)
         self.assertNotIn('gpu12', text)
         self.assertIn('none', str(error.NotFound('host', 'x', (), 'y')))
