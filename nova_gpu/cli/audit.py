@@ -102,11 +102,12 @@ class Audit(lister.Lister):
             if quiet:  # the same words as the first time
                 LOG.setLevel(logging.CRITICAL)
             found = survey.survey(args)
-            if not found.all_guests_read:
+            if found.unread is not None:
                 self.unseen = True
                 LOG.warning(
-                    'not all guests of this host could be read: what they '
-                    'hold is not known'
+                    'not all guests of this host could be read, and what '
+                    'they hold is not known: %s',
+                    found.unread,
                 )
             told = self._told(found)
             counted = self._counted(found.settings.files, told)
@@ -188,7 +189,7 @@ def _may_clean(found: survey.Survey, device: str) -> None:
 
     :raises NotReleased: it may be somebody's
     """
-    if not found.all_guests_read:
+    if found.unread is not None:
         raise error.NotReleased(
             device, 'a guest that can not be read may hold it'
         )

@@ -25,6 +25,7 @@ from prometheus_client import core
 from nova_gpu import exception
 from nova_gpu.claimsfile import Told
 from nova_gpu.cli.compare import compare
+from nova_gpu.cli.guests import Unread
 from nova_gpu.cli.nvmlwatch import Watch
 from nova_gpu.cli.survey import Survey, Surveyor
 from nova_gpu.model import metric, sampling
@@ -62,6 +63,8 @@ class Collector:
         self._nvml = nvml
         self._lock = threading.Lock()
         self._compared: tuple[Any, list[Difference]] | None = None
+        #: Why not all guests were read the last time, if so.
+        self.unread: Unread | None = None
 
     def collect(self) -> Iterator[Any]:
         """What prometheus_client makes a page of."""
@@ -94,13 +97,14 @@ class Collector:
         return samples
 
     def _add(self, samples: Samples, found: Survey) -> None:
+        self.unread = found.unread
         tree = Tree(found.root)
         told = _told(found)
         running = told is not None and told.running
         claims = told.claims if told and running else _claims(found)
         up = {
             'host': True,
-            'guests': found.all_guests_read,
+            'guests': found.unread is None,
             'libvirt': any(
                 path.endswith(SOCKETS) for path in read_listening(tree)
             ),

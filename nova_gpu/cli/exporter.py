@@ -31,6 +31,7 @@ from wsgiref import simple_server
 from cliff import command
 
 from nova_gpu.cli import error, survey
+from nova_gpu.cli.guests import AS_ROOT, Unread
 from nova_gpu.cli.main import version
 from nova_gpu.cli.nvmlwatch import Watch
 from nova_gpu.model import metric
@@ -41,19 +42,15 @@ LOG = logging.getLogger('nova_gpu.cli')
 ADDRESS, PORT = '127.0.0.1', 9976
 #: A client that sends nothing for so many seconds is left.
 PATIENCE = 10
-#: What must be there at the start, and what to do if it isn't.
+#: What must be there at the start beside the guests, and what to do if not.
 NEEDED = {
-    'guests': (
-        'not all guests of this host can be read',
-        'run as root, or with the capability CAP_DAC_READ_SEARCH',
-    ),
     'libvirt': (
         'libvirt does not run on this host',
         'start it (systemctl start libvirtd, or virtqemud.socket)',
     ),
     'put_aside': (
         'what is put aside can not be read',
-        'run as root, or with the capability CAP_DAC_READ_SEARCH',
+        AS_ROOT,
     ),
 }
 REMEDIES = {
@@ -142,7 +139,7 @@ class Exporter(command.Command):
             try:
                 first = collector.look(strict=True)
                 if not parsed_args.partial:
-                    _check(first)
+                    _check(first, collector.unread)
                 told.silent = False
                 registry = prometheus_client.CollectorRegistry()
                 registry.register(collector)
@@ -167,11 +164,16 @@ def _watch() -> Watch | None:
         return None
 
 
-def _check(samples: Samples) -> None:
+def _check(samples: Samples, unread: Unread | None) -> None:
     """Refuse to start without what nearly everything stands on.
 
     :raises NotServed: it can't be read
     """
+    if unread is not None:
+        raise error.NotServed(
+            f'not all guests of this host can be read: {unread.reason}',
+            f'{unread.remedy}; or start with --partial',
+        )
     up = samples.of(metric.SOURCE_UP)
     for source, (what, remedy) in NEEDED.items():
         if not up[source,]:

@@ -66,9 +66,11 @@ class FabricRestore(command.Command):
                 '[gpu] fabric_manager is not set, or its file is not read: '
                 'name that by --config-file'
             )
-        if not found.all_guests_read:
+        if found.unread is not None:
             # What it has would be cut off.
-            raise error.NotRestored('not all guests could be read')
+            raise error.NotRestored(
+                f'not all guests could be read: {found.unread}'
+            )
         partitions = wanted(_told(found), found.guests)
         with survey.acting(privsep, found.root, found.settings):
             manager = FabricManager(privsep, enabled=True, quiet=True)

@@ -17,22 +17,35 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from nova_gpu.host import GUESTS, read_guests
 from nova_gpu.model.guest import GuestDevices, parse_guest
 from nova_gpu.sysfs.tree import Tree
 
 LOG = logging.getLogger('nova_gpu.cli')
+#: Who may read what is root's.
+AS_ROOT = 'run as root, or with the capability CAP_DAC_READ_SEARCH'
+
+
+class Unread(NamedTuple):
+    """Why a guest may hold what doesn't show, and what ends that."""
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f'{self.reason}; {self.remedy}'
 
 
 def told_guests(
     tree: Tree, parse: Callable[[str, str], GuestDevices] = parse_guest
-) -> tuple[tuple[GuestDevices, ...], bool]:
+) -> tuple[tuple[GuestDevices, ...], Unread | None]:
     """The guests that can be read, with one line for all that can't.
 
-    And whether these are all: libvirt's folder is there, every file in it
-    could be read and makes sense.
+    And why these may not be all; None if libvirt's folder is there, and every
+    file in it could be read and makes sense.
     """
     before = len(tree.warnings)
     guests = read_guests(tree, parse)
@@ -48,17 +61,40 @@ def told_guests(
             denied[0],
             f' (and {len(denied) - 1} more)' if denied[1:] else '',
         )
-    for guest in guests:
-        if not guest.readable:
-            LOG.warning(
-                'The XML of guest %s does not parse: all that looks like a '
-                'device in it counts as held',
-                guest.name,
-            )
-    complete = os.path.isdir(tree.path(GUESTS[-1])) and not (
-        warnings or denied or any(not guest.readable for guest in guests)
-    )
-    return guests, complete
+    unreadable = [guest.name for guest in guests if not guest.readable]
+    for name in unreadable:
+        LOG.warning(
+            'The XML of guest %s does not parse: all that looks like a '
+            'device in it counts as held',
+            name,
+        )
+    return guests, _unread(tree, denied, warnings, unreadable)
+
+
+def _unread(
+    tree: Tree,
+    denied: Sequence[str],
+    warnings: Sequence[str],
+    unreadable: Sequence[str],
+) -> Unread | None:
+    if denied:
+        return Unread(f'{denied[0]}: permission denied', AS_ROOT)
+    if warnings:
+        return Unread(warnings[0], 'mend that file')
+    if unreadable:
+        return Unread(
+            f'the XML of guest {unreadable[0]} does not parse',
+            'define it anew (virsh define)',
+        )
+    folder = tree.path(GUESTS[-1])
+    try:
+        os.listdir(folder)
+    except OSError as exc:
+        return Unread(
+            f'{folder}: {exc.strerror}',
+            'install libvirt, or let nova-gpu see its files',
+        )
+    return None
 
 
 def _denied(tree: Tree) -> Iterator[str]:

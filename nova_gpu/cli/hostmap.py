@@ -56,7 +56,7 @@ class HostMap(show.ShowOne):
     ) -> tuple[Sequence[str], Sequence[Any]]:
         found = survey.survey(parsed_args)
         mechanisms = found.mechanisms.values()
-        instances = len(found.guests) if found.all_guests_read else None
+        instances = len(found.guests) if found.unread is None else None
         text = hostmap.build(
             pools(found.uses), found.uses, found.units, mechanisms, instances
         ).dump()

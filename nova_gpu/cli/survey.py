@@ -31,7 +31,7 @@ from typing import Any
 from nova_gpu import mechanism as mechanisms
 from nova_gpu.claimsfile import ClaimsFile
 from nova_gpu.cli import error
-from nova_gpu.cli.guests import told_guests
+from nova_gpu.cli.guests import Unread, told_guests
 from nova_gpu.cli.settings import Settings, novas_settings, read_settings
 from nova_gpu.host import read_snapshot
 from nova_gpu.linksfile import LinksFile
@@ -61,8 +61,8 @@ class Survey:
     ``put_aside`` has the reason for each device that is put aside, be it
     there or not; ``folder`` is where that is written. ``claims`` has what
     nova-compute holds, ``links`` what was recorded of links between cards.
-    ``all_guests_read`` is False if a guest may hold what doesn't show,
-    ``aside_read`` if more may be put aside. ``reads`` counts the files of the
+    ``unread`` says why a guest may hold what doesn't show, ``aside_read`` is
+    False if more may be put aside. ``reads`` counts the files of the
     host.
     """
 
@@ -73,7 +73,7 @@ class Survey:
     units: tuple[Unit, ...]
     held: tuple[tuple[GuestDevices, Unit], ...]
     guests: tuple[GuestDevices, ...]
-    all_guests_read: bool
+    unread: Unread | None
     put_aside: Mapping[str, str]
     aside_read: bool
     folder: PutAside
@@ -176,9 +176,9 @@ class Surveyor:
             )
         folder = PutAside(_below(tree, settings.put_aside_dir, args))
         aside = _read(folder)
-        guests, all_read = told_guests(tree, self._parse)
+        guests, unread = told_guests(tree, self._parse)
         # To think costs more than to read, and mostly nothing has changed.
-        seen = snapshot, guests, all_read, aside
+        seen = snapshot, guests, unread, aside
         if self._last is not None and self._last[0] == seen:
             return dataclasses.replace(self._last[1], reads=tree.reads)
         known = aside or {}
@@ -202,7 +202,7 @@ class Surveyor:
             units=tuple(u for units in on_cards.values() for u in units),
             held=held,
             guests=guests,
-            all_guests_read=all_read,
+            unread=unread,
             put_aside=known,
             aside_read=aside is not None,
             folder=folder,

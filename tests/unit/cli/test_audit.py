@@ -138,8 +138,10 @@ class AuditTest(base.CliTest):
         result = self.audit()
         self.assertEqual(2, result.code)
         self.assertIn(
-            'warning: not all guests of this host could be read: what they '
-            'hold is not known',
+            f'warning: not all guests of this host could be read, and what '
+            f'they hold is not known: {self.root}/etc/libvirt/qemu: No such '
+            f'file or directory; install libvirt, or let nova-gpu see its '
+            f'files',
             result.errors,
         )
 

@@ -313,8 +313,19 @@ class ExporterTest(ExporterBase):
         self.assertEqual(1.0, found['nova_gpu_units'][T4, 'allocated'])
 
     def test_guests_of_which_nothing_is_known(self) -> None:
-        shutil.rmtree(f'{self.root}/etc/libvirt')
-        self.refused('error: not all guests of this host can be read: run as')
+        libvirt = pathlib.Path(self.root, 'etc/libvirt')
+        said = 'error: not all guests of this host can be read: '
+        self.guest.write_text('<domain')
+        self.refused(
+            f'{said}the XML of guest a does not parse: define it anew'
+        )
+        self.guest.unlink()
+        self.guest.mkdir()
+        self.refused(f'{said}{self.guest}: Is a directory: mend that file')
+        shutil.rmtree(libvirt)
+        self.refused(
+            f'{said}{libvirt}/qemu: No such file or directory: install libvirt'
+        )
         found = self.scrape('--no-nvml')
         self.assertEqual(0.0, found['nova_gpu_source_up']['guests',])
         self.assertEqual(8.0, found['nova_gpu_cards']['whole',])

@@ -146,7 +146,10 @@ class FabricTest(base.CliTest):
         self.fake.write('etc/libvirt/qemu/two.xml', '<domain')
         result = self.run_it('fabric', 'restore')
         self.assertEqual(1, result.code)
-        self.assertIn('not all guests could be read', result.errors[-1])
+        self.assertIn(
+            'not all guests could be read: the XML of guest two does not',
+            result.errors[-1],
+        )
         self.assertTrue(fmpm.Fabric.load(self.fake.fabric).waits)
 
     def test_fabric_restore_where_there_is_none(self) -> None:

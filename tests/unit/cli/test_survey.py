@@ -356,6 +356,20 @@ class GuestFilesTest(base.CliTest):
         self.denied = self.file
         self.assert_denied(f'{self.file}: {self.NOTE}')
 
+    def test_exporter(self) -> None:
+        command = ('exporter', '--once', '--no-nvml', '--root', self.root)
+        self.nova_gpu(*command, '--partial')  # imports, as above
+        os.chmod(self.file, 0)
+        give_up_root(self)
+        self.assertEqual(
+            [
+                f'error: not all guests of this host can be read: '
+                f'{self.file}: permission denied: run as root, or with the '
+                f'capability CAP_DAC_READ_SEARCH; or start with --partial'
+            ],
+            self.nova_gpu(*command).errors,
+        )
+
     def test_many_files_are_one_line(self) -> None:
         for name in ('instance-2', 'instance-3'):
             os.chmod(self.add_guest(name, name), 0)
