@@ -28,7 +28,17 @@ def main() -> None:
     # oslo.config reads nova-compute.conf for a program of that name.
     sys.argv[0] = 'nova-compute'
     # Nova decides on eventlet while this is imported: nothing comes before.
-    from nova.cmd import compute
+    try:
+        from nova.cmd import compute
+    except ModuleNotFoundError as exc:
+        # Our own nova/virt/gpu makes a "nova" without anything else in it.
+        if exc.name not in ('nova', 'nova.cmd'):
+            raise
+        sys.exit(
+            f'error: {sys.executable} has no Nova: install nova-gpu with the '
+            f'pip of the Python that runs nova-compute, and start the '
+            f'nova-gpu-compute which that makes'
+        )
 
     from nova_gpu.virt import driver
 
