@@ -48,7 +48,8 @@ Fields that say what to do with them: ``use`` (``passthrough``, ``vgpu`` or
 ``ignore``), ``profiles`` (a list of the vGPU types to offer, by name without
 the vendor or by id), ``reserved`` (units of each class that are never handed
 out), ``resource_class`` (``VGPU``, ``PGPU`` or ``CUSTOM_...``, in place of
-the default ``CUSTOM_GPU_<model>`` or ``CUSTOM_VGPU_<profile>``), ``traits``
+the default ``CUSTOM_GPU_<model>`` or ``CUSTOM_VGPU_<profile>``; of vGPUs it is
+one profile of a card, which ``profiles`` names), ``traits``
 (a list of ``CUSTOM_...`` traits to add), ``virtual_functions`` (a number, or
 ``"all"``: where none is enabled when nova-compute starts, enable so many;
 NVIDIA's driver always enables all), ``clique`` (a name: cards with the same

@@ -59,7 +59,7 @@ def _with_links(
         recorded = links.read()
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else None
-        tree.warnings.append(f'{links.path}: {reason or exc}')
+        tree.warnings.append(f'[gpu] links_file {links.path}: {reason or exc}')
         return cards
     if not recorded:
         return cards

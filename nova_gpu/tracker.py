@@ -44,7 +44,7 @@ from nova_gpu.model.address import Address
 from nova_gpu.model.claim import AVAILABLE, Claim, View, Want, after
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.guest import GuestDevices, Hostdev
-from nova_gpu.model.inventory import Unit
+from nova_gpu.model.inventory import Unit, left_out
 from nova_gpu.model.isolation import Tenant
 from nova_gpu.model.request import GpuRequest
 from nova_gpu.model.rule import Rule, unmatched
@@ -348,7 +348,7 @@ class Tracker:
         )
 
     def report_rules(self, view: View) -> None:
-        """Warn of rules that match no card, and of rules that contradict."""
+        """Warn of rules that match no card, contradict, or leave out."""
         pairs = []
         for use in view.uses:
             found = next(
@@ -366,6 +366,8 @@ class Tracker:
             LOG.warning(
                 '[gpu] rule %d matches no card of this host', rule.number
             )
+        for line in left_out(view.uses):
+            LOG.warning('[gpu] %s', line)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ from nova_gpu.model.address import Address
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.fabric import with_partitions
 from nova_gpu.model.guest import GuestDevices, parse_guest
-from nova_gpu.model.inventory import Unit, Use, classify
+from nova_gpu.model.inventory import Unit, Use, classify, left_out
 from nova_gpu.model.isolation import close, tenants
 from nova_gpu.model.partition import Fabric
 from nova_gpu.model.rule import Rule
@@ -306,3 +306,5 @@ def _report_rules(rules: Iterable[Rule], uses: Sequence[Use]) -> None:
     for rule in rules:
         if rule.number not in matched:
             LOG.warning('rule %d matches no card of this host', rule.number)
+    for line in left_out(uses):
+        LOG.warning(line)

@@ -98,7 +98,7 @@ class Vgpu(Mechanism):
         for kind in types.values():
             if kind.id in active:
                 kinds.setdefault(active[kind.id], []).append(kind)
-            elif _allowed(kind, ruling):
+            elif ruling.allows(kind):
                 name = class_of(card, ruling, kind.name)
                 kinds.setdefault(name, []).append(kind)
         used = collections.Counter(unit.resource_class for unit in ours)
@@ -111,7 +111,7 @@ class Vgpu(Mechanism):
                     resource_class=name,
                     total=max(found.total, used[name]),
                     used=used[name],
-                    free=found.free if _allowed(kind, ruling) else 0,
+                    free=found.free if ruling.allows(kind) else 0,
                     type_id=kind.id,
                     name=kind.name,
                 )
@@ -287,12 +287,6 @@ def _free_parents(card: Card, blocked: Iterator[str]) -> tuple[Address, ...]:
         return card.parents
     taken = set(blocked)
     return tuple(p for p in card.free_parents if str(p) not in taken)
-
-
-def _allowed(kind: VgpuType, ruling: Ruling) -> bool:
-    """Whether the rules allow a type, by id or by name, vendor or not."""
-    names = {kind.id, kind.name, kind.name.partition(' ')[2]}
-    return ruling.profiles is None or not names.isdisjoint(ruling.profiles)
 
 
 def _why_not(use: Use | None, offer: Offer | None) -> str:

@@ -339,6 +339,32 @@ def _pool(key: str, uses: list[Use], gone: list[Unit]) -> Pool:
     )
 
 
+def left_out(uses: Iterable[Use]) -> tuple[str, ...]:
+    """What a rule's class leaves out: of a card it is one vGPU type.
+
+    One line for all cards that are alike.
+    """
+    lines = []
+    for use in uses:
+        ruling = use.ruling
+        if ruling.resource_class is None:
+            continue
+        offered = [o.name for o in use.offers if o.name is not None]
+        others = [
+            kind.name
+            for kind in use.card.types
+            if ruling.allows(kind) and kind.name not in offered
+        ]
+        if offered and others:
+            lines.append(
+                f'rule {ruling.decided["resource_class"]} gives one class, '
+                f'{ruling.resource_class}, to several profiles of '
+                f'{use.card.name}: offered is {", ".join(offered)}, and not '
+                f'{", ".join(others)}; name one alone in profiles'
+            )
+    return tuple(dict.fromkeys(lines))
+
+
 def traits(use: Use) -> frozenset[str]:
     """The traits of one card: model, vendor, memory steps, the rules'."""
     card = use.card

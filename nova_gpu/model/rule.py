@@ -19,6 +19,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
 from nova_gpu.model.device import Card
+from nova_gpu.model.profile import VgpuType
 
 USES = ('passthrough', 'vgpu', 'ignore')
 #: Stands for the number of all virtual functions that a card can have.
@@ -90,6 +91,11 @@ class Ruling:
     rules: tuple[int, ...] = ()
     decided: Mapping[str, int] = dataclasses.field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
+
+    def allows(self, kind: VgpuType) -> bool:
+        """Whether a vGPU type is to be had, by id or name, vendor or not."""
+        names = {kind.id, kind.name, kind.name.partition(' ')[2]}
+        return self.profiles is None or not names.isdisjoint(self.profiles)
 
 
 def rule_on(

@@ -820,6 +820,18 @@ class ReportTest(TrackerTest):
         )
         self.assertEqual(1, output.count('contradict'))
 
+    def test_rule_that_leaves_profiles_out(self) -> None:
+        output = self.report(
+            '{"profiles": ["T4-8Q", "T4-4Q"], "resource_class": "VGPU"}'
+        )
+        self.assertIn(
+            '[gpu] rule 1 gives one class, VGPU, to several profiles of '
+            'NVIDIA Tesla T4: offered is GRID T4-4Q, and not GRID T4-8Q; name '
+            'one alone in profiles',
+            output,
+        )
+        self.assertEqual(1, output.count('offered is'))
+
     def test_other_cards_of_such_rules(self) -> None:
         self.tracker = self.new_tracker(
             '{"address": "0000:25:00.0", "use": "ignore"}',

@@ -267,7 +267,7 @@ class RecordTest(base.CliTest):
             result = self.topology('-f', 'json')
             self.assertEqual(0, result.code)
             (line,) = result.errors
-            self.assertIn(f'warning: {self.path}: ', line)
+            self.assertIn(f'warning: [gpu] links_file {self.path}: ', line)
             self.assertIn(expected, line)
             self.assertEqual('numa', result.json[0][THREE])
 

@@ -167,6 +167,33 @@ class RulesTest(base.CliTest):
             result.errors,
         )
 
+    def test_one_class_for_several_profiles(self) -> None:
+        of = 'to several profiles of NVIDIA Tesla T4: offered is'
+        for fields, line in (
+            ({'profiles': ['T4-8Q', 'T4-16Q'], 'resource_class': 'VGPU'},
+             f'rule 1 gives one class, VGPU, {of} GRID T4-8Q, and not GRID '
+             f'T4-16Q; name one alone in profiles'),
+            ({'resource_class': 'CUSTOM_X'},
+             f'rule 1 gives one class, CUSTOM_X, {of} GRID T4-1Q, and not '
+             f'GRID T4-2Q, GRID T4-4Q, GRID T4-8Q, GRID T4-16Q; name one '
+             f'alone in profiles'),
+        ):  # fmt: skip
+            result = self.host_show('--rule', rule(**fields))
+            self.assertEqual(0, result.code)
+            # One line for four cards.
+            self.assertEqual([f'warning: {line}'], result.errors)
+        hosts.a100_board(self.fake)
+        for fields in (
+            {'profiles': ['T4-8Q'], 'resource_class': 'VGPU'},
+            {'profiles': ['T4-8Q', 'T4-16Q']},
+            {'mechanism': 'whole', 'resource_class': 'PGPU'},
+        ):
+            result = self.nova_gpu(
+                '-q', 'host', 'show', '--root', self.root, '--rule',
+                rule(**fields),
+            )  # fmt: skip
+            self.assertEqual([], result.errors, fields)
+
 
 class ConfigFileTest(base.CliTest):
     def setUp(self) -> None:
