@@ -194,8 +194,12 @@ class Book:
             active=fabric.partitions_of((*others, *kept)),
         )
         del self.claims[claim.consumer]
+        # What was stuck before is, if it isn't among the units.
+        left = tuple(unit for unit in kept if unit in claim.stuck)
         self.hold(
-            dataclasses.replace(claim, units=(*kept, *stuck), stuck=stuck)
+            dataclasses.replace(
+                claim, units=(*kept, *stuck), stuck=(*left, *stuck)
+            )
         )
 
     def undo(self, prepared: Sequence[Unit], consumer: str) -> None:

@@ -45,6 +45,8 @@ class Recovery:
         self._book = book
         # What a comparison found that nobody should hold.
         self._doubted: dict[str, frozenset[str]] = {}
+        # What each guest named when it was looked at last.
+        self._named: dict[str, frozenset[str]] = {}
 
     def rebuild(self, guests: Collection[GuestDevices]) -> View:
         """Forget all claims and read them back from the guests' XML.
@@ -120,20 +122,23 @@ class Recovery:
             if claim.state != CLAIMED:
                 self._reserve(claim, verdict.devices)
 
-    def _note(self, guests: Iterable[GuestDevices]) -> None:
+    def _note(self, guests: Collection[GuestDevices]) -> None:
         """Adopt guests that nobody told of, and forget those that went."""
-        defined = set()
-        for guest in guests:
-            consumer = guest.uuid or guest.name
-            defined.add(consumer)
-            if consumer not in self._book.claims:
-                self._book.waiting.add(guest)
+        names = {guest.uuid or guest.name: guest.devices for guest in guests}
         for consumer, claim in tuple(self._book.claims.items()):
-            foreign = not any(unit.allocated for unit in claim.units)
-            if foreign and not claim.stuck and consumer not in defined:
-                # What others gave to a guest is theirs to clean.
+            if claim.stuck or any(unit.allocated for unit in claim.units):
+                continue
+            # What others gave to a guest is theirs to clean.
+            if consumer not in names:
                 del self._book.claims[consumer]
                 LOG.info('Guest %s, not of Nova, has gone', consumer)
+            elif names[consumer] != self._named.get(consumer, names[consumer]):
+                del self._book.claims[consumer]
+                LOG.info('Guest %s, not of Nova, has changed', consumer)
+        for guest in guests:
+            if (guest.uuid or guest.name) not in self._book.claims:
+                self._book.waiting.add(guest)
+        self._named = names
         self._book.adopt(self._book.read())
 
     def _reserve(self, claim: Claim, devices: frozenset[str]) -> None:

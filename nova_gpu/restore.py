@@ -99,11 +99,13 @@ class Restorer:
                 # As a rule they are there at once.
                 snapshot = self._read()
                 late = self._enable(snapshot, held, enabled)
-            left = [
-                (guest, unit)
-                for guest, unit in left
-                if not self._restore_one(guest, unit, snapshot)
-            ]
+            waiting, left = left, []
+            for guest, unit in waiting:
+                if not self._restore_one(guest, unit, snapshot):
+                    left.append((guest, unit))
+                elif not snapshot.has_mdev(unit.device) and unit.on_function:
+                    # The next one may be of the same function.
+                    snapshot = self._read()
             late += [
                 f'card {unit.card} with {unit.device} of instance {guest}'
                 for guest, unit in left

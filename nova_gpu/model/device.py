@@ -189,3 +189,7 @@ class Snapshot:
     def card(self, address: Address) -> Card | None:
         """The card at ``address``, if there is one."""
         return next((c for c in self.cards if c.address == address), None)
+
+    def has_mdev(self, uuid: str) -> bool:
+        """Whether there is a mediated device of that UUID."""
+        return any(m.uuid == uuid for card in self.cards for m in card.mdevs)

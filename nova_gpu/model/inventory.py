@@ -69,6 +69,11 @@ class Unit:
     project: str | None = None
     isolation: str = SHARED
 
+    @property
+    def on_function(self) -> bool:
+        """Whether it is a mediated device on a virtual function."""
+        return not self.functions and self.parent not in (None, self.card)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Offer:

@@ -94,6 +94,26 @@ class UnitsTest(RestoreTest):
                 self.logs.output,
             )
 
+    def test_two_that_were_on_one_function(self) -> None:
+        self.add(hosts.two_a40_with_functions)
+        pool = self.tracker.view().pools[0]
+        name = next(n for n in pool.inventories if n.endswith('A40_8Q'))
+        self.take(A, Want(pool.key, name, 1))
+        (unit,) = self.tracker.units_of(A)
+        # It goes, another takes its function, and it comes back on one that
+        # nobody had: what is recorded of it stays.
+        self.fake.remove_mdev(unit.device)
+        second = self.take(B, Want(pool.key, name, 1))
+        self.tracker.make_again(A)
+        first = self.guest(A)
+        self.assertEqual(*(g.units[0].parent for g in (first, second)))
+        before = self.fake.mdevs
+        for guests in ((first, second), (second, first)):
+            for uuid in before:
+                self.fake.remove_mdev(uuid)
+            self.restore(*guests)
+            self.assertEqual(before, self.fake.mdevs)
+
     def test_types_on_functions(self) -> None:
         self.add(hosts.a10_vendor_vfio)
         guest = self.take(A, Want(A10_POOL, A10_8Q, 2))

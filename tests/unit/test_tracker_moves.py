@@ -359,6 +359,23 @@ class ReconcileTest(MovesTest):
         self.assertEqual({A100: (8, 0)}, self.inventory(WHOLE))
         self.assertIn(f'Guest {B}, not of Nova, has gone', self.logs.output)
 
+    def test_guest_that_is_changed_by_hand(self) -> None:
+        first, second = '0000:25:00.0', '0000:2b:00.0'
+        for _ in range(2):
+            for held, free in ((first, second), (second, first)):
+                text = base.domain_xml(
+                    'mine', B, self.hostdevs_of_a_card(held)
+                )
+                for _ in range(2):
+                    self.reconcile(guests=(parse_guest(text, 'mine'),))
+                self.assertEqual([held], self.devices(B))
+                self.assertEqual({A100: (8, 1)}, self.inventory(WHOLE))
+                self.claim(A, WHOLE, A100, 7)
+                self.assertIn(free, self.devices(A))
+                self.tracker.release(A)
+        # Once for each change.
+        self.assertEqual(4, self.logs.output.count(f'Instance {B} holds'))
+
     def test_what_is_stuck_stays(self) -> None:
         self.claim(A, T4_POOL, T4_8Q)
         self.fake.failures['remove_mdev'] = errno.EBUSY
