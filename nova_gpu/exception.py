@@ -159,6 +159,26 @@ class NotEnoughUnits(GpuError):
         )
 
 
+class NoRoom(GpuError):
+    """A host has fewer units than a server's flavor asks for."""
+
+    def __init__(self, resource_class: str, wanted: int, found: int) -> None:
+        self.resource_class = resource_class
+        self.wanted = wanted
+        self.found = found
+        super().__init__(
+            f'this host can not give {wanted} {resource_class}: it has {found}'
+        )
+
+
+class AllocationRefused(GpuError):
+    """Placement doesn't allocate what a server's flavor asks for."""
+
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
+        super().__init__(f'Placement refuses to allocate {wanted}')
+
+
 class AddressesTooWide(GpuError):
     """The GPUs and the memory of a guest need wider addresses than the host's.
 

@@ -82,7 +82,8 @@ class Tracker:
         )
         self._recovery = Recovery(self._book)
         self._changed = changed or (lambda claims: None)
-        self._kept: set[str] = set()
+        # Whose units stay, and in which thread they do.
+        self._kept: dict[str, int] = {}
         # Reentrant, since an undo runs inside of what it undoes. Nova
         # patches threading before it imports us if it runs on eventlet.
         self._lock = threading.RLock()
@@ -161,7 +162,7 @@ class Tracker:
         is tried again later.
         """
         with self._changing():
-            if consumer in self._kept:
+            if self._kept.get(consumer) == threading.get_ident():
                 return
             self._book.waiting.forget(consumer)
             claim = self._book.claims.get(consumer)
@@ -172,15 +173,17 @@ class Tracker:
     def keeping(self, consumer: str) -> Iterator[None]:
         """Hold a consumer's units through a release that is no end.
 
-        Nova destroys a guest to make it again, and says so to nobody.
+        Nova destroys a guest to make it again, and says so to nobody. What
+        another thread releases meanwhile has come to an end: a server may
+        be deleted while it starts.
         """
         with self._lock:
-            self._kept.add(consumer)
+            self._kept[consumer] = threading.get_ident()
         try:
             yield
         finally:
             with self._lock:
-                self._kept.discard(consumer)
+                self._kept.pop(consumer, None)
 
     def make_again(self, consumer: str) -> None:
         """Make again what has gone of a consumer's units, as it was.
@@ -204,6 +207,9 @@ class Tracker:
                         unit.device,
                         f'the driver of card {unit.card} is not loaded',
                     )
+                if not snapshot.has_mdev(unit.device) and unit.on_function:
+                    # The next one may be of the same function.
+                    snapshot = self._book.read()
 
     def hand_over(self, consumer: str, other: str) -> None:
         """Let ``other`` hold what ``consumer`` holds, if it holds anything.
@@ -227,6 +233,15 @@ class Tracker:
                 for claim in self._book.claims.values()
                 if claim.guest == guest
             }
+
+    def count_again(self, consumer: str) -> None:
+        """Let Placement count what a consumer holds: nobody else may."""
+        with self._changing():
+            claim = self._book.claims.get(consumer)
+            if claim is not None:
+                self._book.claims[consumer] = dataclasses.replace(
+                    claim, uncounted=frozenset()
+                )
 
     def trim(self, consumer: str, wants: Iterable[Want]) -> None:
         """Give back what a consumer holds beyond ``wants``."""
@@ -274,6 +289,15 @@ class Tracker:
             self._recovery.reconcile(
                 known, allocated, guests, at_start=at_start
             )
+
+    @property
+    def ruled_classes(self) -> frozenset[str]:
+        """The resource classes that rules name."""
+        return frozenset(
+            rule.resource_class
+            for rule in self._book.rules
+            if rule.resource_class is not None
+        )
 
     @property
     def idle(self) -> bool:

@@ -43,7 +43,13 @@ class Waiting:
         return bool(self._guests)
 
     def add(self, guest: GuestDevices) -> None:
-        """Let a guest wait, if it names anything."""
+        """Let a guest wait, if it names anything.
+
+        A mediated device that is recorded only is taken out of the running
+        guest, to save it.
+        """
+        recorded = {u.device for u in guest.units if not u.functions}
+        guest = dataclasses.replace(guest, mdevs=guest.mdevs | recorded)
         if guest.functions or guest.mdevs:
             self._guests[guest.uuid or guest.name] = guest
 

@@ -240,8 +240,8 @@ def _unbalanced(
                 consumer,
                 'a guest has it, Placement counts it for nobody; nova-compute '
                 'reserves it, so that nobody is promised it',
-                'a server of Nova: nova-manage placement heal_allocations; '
-                'any other guest: end it',
+                'a server of this host: hard reboot it; any other guest: end '
+                'and undefine it',
             )
     for consumer, counts in unheld.items():
         for (pool, name), count in counts.items():

@@ -23,11 +23,14 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keystoneauth1 import exceptions as ksa_exceptions
 from nova import exception as nova_exception
+from nova.compute import vm_states
 from oslo_log import log as logging
 from oslo_utils import excutils
 
 from nova_gpu import exception
+from nova_gpu.model.allotment import allot, count
 from nova_gpu.model.choice import could_pack
 from nova_gpu.model.claim import Want
 from nova_gpu.model.inventory import provider_uuid
@@ -41,6 +44,12 @@ LOG = logging.getLogger(__name__)
 
 #: What our resource classes begin with, unless a rule names others.
 OUR_CLASSES = ('CUSTOM_GPU_', 'CUSTOM_VGPU_')
+#: What Nova's client raises where Placement doesn't answer.
+PLACEMENT_AWAY = (
+    ksa_exceptions.ClientException,
+    nova_exception.ConsumerAllocationRetrievalFailed,
+    nova_exception.PlacementAPIConnectFailure,
+)
 
 
 class InstanceClaims:
@@ -73,27 +82,88 @@ class InstanceClaims:
                 self.release(context, instance.uuid)
         self._gpus.settle(instance.uuid)
 
-    def complete(self, context: Any, instance: Any) -> None:
-        """Let an instance hold what it is allocated, no less and no more.
+    def complete(self, context: Any, instance: Any) -> dict[str, Any] | None:
+        """Let an instance hold what its flavor says, no less and no more.
+
+        And be allocated the same. Returns the allocations, or None if there
+        was no reason to ask for them.
 
         :raises nova.exception.ComputeResourcesUnavailable: it can't be
         """
         if not gpu_classes(instance.flavor.extra_specs):
-            return
+            return None
+        with _unavailable(instance):
+            GpuRequest.parse(instance.flavor.extra_specs)
         self.make_again(instance)
-        if self._difference(instance):
-            found = self._placement.allocations(context, instance.uuid)
-            with _unavailable():
-                self._gpus.trim(instance.uuid, self._wants(found))
-            self.take(context, instance, found)
-            self._check_all_there(instance, found)
+        if not self._is_doubtful(instance):
+            return None
+        try:
+            found = self._agree(context, instance)
+        except PLACEMENT_AWAY as exc:
+            if self._difference(instance):
+                raise nova_exception.ComputeResourcesUnavailable(
+                    reason=f'Placement does not answer: {exc}'
+                ) from exc
+            LOG.warning(
+                'Could not compare the GPUs with their allocation: %s',
+                exc,
+                instance=instance,
+            )
+            return None
+        found = self.take(context, instance, found)
+        self._check_all_there(instance, found)
+        return found
+
+    def _is_doubtful(self, instance: Any) -> bool:
+        """Whether the allocation may not be what the flavor says.
+
+        Nova leaves an instance in error with another flavor's if a resize
+        has failed, and without one if a rebuild has.
+        """
+        claim = self._gpus.claim_of(instance.uuid)
+        return bool(
+            instance.vm_state == vm_states.ERROR
+            or (claim is not None and claim.uncounted)
+            or self._difference(instance)
+        )
+
+    def _agree(self, context: Any, instance: Any) -> dict[str, Any]:
+        """Let an instance be allocated what its flavor says.
+
+        Returns the allocations as they are then. What it holds beyond the
+        flavor is given back.
+        """
+        uuid = instance.uuid
+        found = self._placement.allocations(context, uuid)
+        given = self._placement.given_by_others(found)
+        request = GpuRequest.parse(instance.flavor.extra_specs)
+        held = self._gpus.units_of(uuid)
+        wanted = collections.Counter(
+            {n: request.resources.get(n, 0) for n in self._ours(instance)}
+        )
+        wanted -= given
+        with _unavailable(instance):
+            self._gpus.trim(
+                uuid,
+                [
+                    Want(pool, name, number)
+                    for (pool, name), number in allot(
+                        wanted, count(held)
+                    ).items()
+                ],
+            )
+            self._gpus.count_again(uuid)
+            self._placement.push(context)
+            return self._placement.allot(
+                context, instance, wanted, self._gpus.units_of(uuid)
+            )
 
     def make_again(self, instance: Any) -> None:
         """Make again what has gone of an instance's units, as it was.
 
         :raises nova.exception.ComputeResourcesUnavailable: it can't be
         """
-        with _unavailable():
+        with _unavailable(instance):
             self._gpus.make_again(instance.uuid)
 
     def release(self, context: Any, consumer: str) -> None:
@@ -124,7 +194,7 @@ class InstanceClaims:
         if not gpu_classes(instance.flavor.extra_specs):
             return allocations  # all of them are Nova's
         found: dict[str, Any] = dict(allocations or {})
-        try:
+        with _unavailable(instance):
             request = GpuRequest.parse(instance.flavor.extra_specs)
             wants = self._gpus.missing(instance.uuid, self._wants(found))
             if not wants:
@@ -136,11 +206,6 @@ class InstanceClaims:
             found = self._claim_somewhere(
                 context, instance, wants, request, found, nodes
             )
-        except exception.GpuError as exc:
-            LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
-            raise nova_exception.ComputeResourcesUnavailable(
-                reason=str(exc)
-            ) from exc
         self._placement.push(context)
         return found
 
@@ -225,10 +290,10 @@ class InstanceClaims:
             pool = by_uuid.get(provider)
             if pool is None and not self._placement.is_ours(provider):
                 continue
-            for name, count in allocation['resources'].items():
+            for name, number in allocation['resources'].items():
                 if pool is None:
                     raise exception.UnknownProvider(provider, name)
-                wants.append(Want(pool.key, name, count))
+                wants.append(Want(pool.key, name, number))
         return wants
 
     def _difference(self, instance: Any) -> dict[str, tuple[int, int]]:
@@ -240,15 +305,21 @@ class InstanceClaims:
         held = collections.Counter(
             unit.resource_class for unit in self._gpus.units_of(instance.uuid)
         )
-        ours = {
-            name
-            for name in request.resources
-            if name.startswith(OUR_CLASSES) or name in held
-        }
         return {
             name: (request.resources.get(name, 0), held[name])
-            for name in sorted(ours | held.keys())
+            for name in sorted(self._ours(instance) | held.keys())
             if request.resources.get(name, 0) != held[name]
+        }
+
+    def _ours(self, instance: Any) -> set[str]:
+        """The classes of an instance's flavor that we may be to give."""
+        held = {u.resource_class for u in self._gpus.units_of(instance.uuid)}
+        return {
+            name
+            for name in gpu_classes(instance.flavor.extra_specs)
+            if name.startswith(OUR_CLASSES)
+            or name in held
+            or name in self._gpus.ruled_classes
         }
 
     def _check_all_there(self, instance: Any, allocations: Any) -> None:
@@ -256,24 +327,30 @@ class InstanceClaims:
 
         :raises nova.exception.ComputeResourcesUnavailable: it would
         """
-        for name, (wanted, held) in self._difference(instance).items():
-            # An operator may have given the node itself such a class.
-            root = allocations.get(self._host.get_node_uuid(), {})
-            given = root.get('resources', {}).get(name, 0)
-            if held + given < wanted:
+        difference = self._difference(instance)
+        if not difference:
+            return
+        given = self._placement.given_by_others(allocations)
+        for name, (wanted, held) in difference.items():
+            if held + given[name] < wanted:
                 raise nova_exception.ComputeResourcesUnavailable(
                     reason=f'flavor {instance.flavor.name} asks for {wanted} '
                     f'{name}, and the allocation of instance '
-                    f'{instance.uuid} on this host has {held + given}'
+                    f'{instance.uuid} on this host has {held + given[name]}'
                 )
 
 
 @contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    """Tell Nova that this host can't give what an instance needs."""
+def _unavailable(instance: Any) -> Iterator[None]:
+    """Tell Nova that this host can't give what an instance needs.
+
+    And the log: of a reboot that fails while the guest runs Nova tells nobody
+    the reason.
+    """
     try:
         yield
     except exception.GpuError as exc:
+        LOG.warning('Could not claim GPUs: %s', exc, instance=instance)
         raise nova_exception.ComputeResourcesUnavailable(
             reason=str(exc)
         ) from exc

@@ -236,7 +236,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
     ) -> None:
         if instance.uuid in self._gpu_rebuilt:
             self._gpu_rebuilt.discard(instance.uuid)
-            self._gpu_claims.make_again(instance)
+            found = self._gpu_claims.complete(context, instance)
+            allocations = allocations if found is None else found
         else:
             # What an attempt before left behind would be given twice.
             self._gpus.release(instance.uuid)
@@ -333,7 +334,8 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
                 )
         except Exception:
             with excutils.save_and_reraise_exception():
-                # Nova gives the old allocation back to the instance.
+                # The instance has its old flavor again. Nova leaves it the
+                # new allocation, until its guest is made.
                 if not self._gpus.idle:
                     self._gpus.hand_over(migration.uuid, instance.uuid)
 
@@ -359,22 +361,71 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self, context: Any, migration: Any, instance: Any, network_info: Any
     ) -> None:
         super().confirm_migration(context, migration, instance, network_info)
-        if not self._gpus.idle:
-            self._gpu_claims.release(
-                context, migration.uuid if _stays(migration) else instance.uuid
+        if self._gpus.idle:
+            return
+        if not _stays(migration):
+            self._gpu_claims.release(context, instance.uuid)
+        elif self._gpus.claim_of(migration.uuid) is not None:
+            self._gpu_claims.release(context, migration.uuid)
+            self._gpu_record(instance)
+
+    def _gpu_record(self, instance: Any) -> None:
+        """Let a guest's metadata say what is held, if it says more."""
+        libvirt = libvirt_driver.libvirt
+        units = self._gpus.units_of(instance.uuid)
+        kept = self._gpus.kept_for(instance.uuid)
+        try:
+            guest = self._host.get_guest(instance)
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if guest.is_active():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+            xml.record(guest._domain, kind, units, kept, flags)
+        except (nova_exception.InstanceNotFound, libvirt.libvirtError) as exc:
+            LOG.warning(
+                'The guest goes on recording what it had before its resize, '
+                'until it is started again: %s',
+                exc,
+                instance=instance,
             )
 
     # Moves of a running guest.
 
     def suspend(self, context: Any, instance: Any) -> None:
-        request = GpuRequest.parse(instance.flavor.extra_specs)
         units = self._gpus.units_of(instance.uuid)
-        reason = live.no_suspend(units, request)
-        if reason is not None:
-            raise nova_exception.InstanceFaultRollback(
-                nova_exception.InstanceSuspendFailure(reason=reason)
-            )
+        if units:
+            request = GpuRequest.parse(instance.flavor.extra_specs)
+            reason = live.no_suspend(units, request)
+            if reason is not None:
+                raise nova_exception.InstanceFaultRollback(
+                    nova_exception.InstanceSuspendFailure(reason=reason)
+                )
         super().suspend(context, instance)
+
+    def _resume_guest_after_snapshot(
+        self,
+        context: Any,
+        live_snapshot: bool,
+        original_power_state: int,
+        instance: Any,
+        guest: Any,
+    ) -> None:
+        super()._resume_guest_after_snapshot(
+            context, live_snapshot, original_power_state, instance, guest
+        )
+        # Nova has taken mediated devices out to save the guest, and puts
+        # only those in again that are PCI devices.
+        units = self._gpus.units_of(instance.uuid)
+        if not units:
+            return
+        there = parse_guest(guest.get_xml_desc(), guest.name).mdevs
+        request = GpuRequest.parse(instance.flavor.extra_specs)
+        lacking = [
+            hostdev
+            for hostdev in self._gpus.hostdevs(instance.uuid, request)
+            if hostdev.mdev is not None and hostdev.mdev not in there
+        ]
+        self._attach_mediated_devices(guest, xml.build(lacking, ''))
 
     @_as_novas
     def check_can_live_migrate_source(
@@ -465,13 +516,15 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
 
     def _guest_add_pci_devices(self, guest: Any, instance: Any) -> None:
         super()._guest_add_pci_devices(guest, instance)
-        request = GpuRequest.parse(instance.flavor.extra_specs)
-        hostdevs = self._gpus.hostdevs(instance.uuid, request)
+        units = self._gpus.units_of(instance.uuid)
         kept = self._gpus.kept_for(instance.uuid)
-        if not hostdevs:
+        if not units:
+            # Whatever its flavor says of GPUs.
             if kept:
                 guest.metadata.append(xml.Metadata((), kept))
             return
+        request = GpuRequest.parse(instance.flavor.extra_specs)
+        hostdevs = self._gpus.hostdevs(instance.uuid, request)
         if request.display and not any(
             isinstance(device, vconfig.LibvirtConfigGuestGraphics)
             for device in guest.devices
@@ -486,7 +539,6 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             ]
         for device in xml.build(hostdevs, guest.os_mach_type or ''):
             guest.add_device(device)
-        units = self._gpus.units_of(instance.uuid)
         guest.metadata.append(xml.Metadata(units, kept))
         addresses.widen(
             guest,

@@ -19,19 +19,28 @@ before the guest is made. What making a guest changes has to be there at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import collections
+import copy
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from nova import context as nova_context
 from nova import exception as nova_exception
 from nova.compute import resource_tracker
+from nova.scheduler import utils
 from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from nova_gpu import exception
+from nova_gpu.model.allotment import Counts, allot, count, free
 from nova_gpu.model.audit import Allocated
 from nova_gpu.model.claim import Move, View
-from nova_gpu.model.inventory import Pool, provider_prefix, provider_uuid
+from nova_gpu.model.inventory import (
+    Pool,
+    Unit,
+    provider_prefix,
+    provider_uuid,
+)
 from nova_gpu.virt import owners, providers
 
 LOG = logging.getLogger(__name__)
@@ -136,22 +145,140 @@ class HostPlacement:
 
     def is_ours(self, provider: str) -> bool:
         """Whether a provider is one of this host's GPUs, there or gone."""
+        return self._of_this_host([provider]).get(provider, False)
+
+    def _of_this_host(self, providers: Iterable[str]) -> dict[str, bool]:
+        """Those of the providers that this host has, and whether ours."""
+        prefix = provider_prefix(self._host.get_hostname())
         with lockutils.lock(
             resource_tracker.COMPUTE_RESOURCE_SEMAPHORE, fair=True
         ):
             tree = self._tree(nova_context.get_admin_context())
-            if not tree.exists(provider):
-                return False
-            name: str = tree.data(provider).name
-        return name.startswith(provider_prefix(self._host.get_hostname()))
+            return {
+                provider: tree.data(provider).name.startswith(prefix)
+                for provider in providers
+                if tree.exists(provider)
+            }
 
     def allocations(self, context: Any, consumer: str) -> dict[str, Any]:
-        """What a consumer is allocated, by provider."""
+        """What a consumer is allocated, by provider.
+
+        :raises nova.exception.ConsumerAllocationRetrievalFailed: Placement
+            doesn't say; or keystoneauth's ClientException: it is away
+        """
         client = self._virtapi.reportclient
-        found: dict[str, Any] = client.get_allocations_for_consumer(
-            context, consumer
-        )
+        record = client.get_allocs_for_consumer(context, consumer)
+        found: dict[str, Any] = record['allocations']
         return found
+
+    def given_by_others(
+        self, allocations: Mapping[str, Any]
+    ) -> collections.Counter[str]:
+        """What an allocation has of this host, but not of our GPUs.
+
+        By resource class: some Nova hands out itself, and an operator may
+        have given the node itself such a class.
+        """
+        given: collections.Counter[str] = collections.Counter()
+        for provider, is_ours in self._of_this_host(allocations).items():
+            if not is_ours:
+                given.update(allocations[provider]['resources'])
+        return given
+
+    def allot(
+        self,
+        context: Any,
+        instance: Any,
+        wanted: Mapping[str, int],
+        held: Iterable[Unit],
+    ) -> dict[str, Any]:
+        """Let an instance be allocated what is ``wanted`` of our GPUs.
+
+        No more and no less: what it holds, then what it is allocated, and
+        for the rest what is free. Returns the allocations as they are then.
+
+        :param wanted: numbers of units by resource class
+        :raises NoRoom: there is less on this host; nothing has changed
+        """
+        client = self._virtapi.reportclient
+        specs = instance.flavor.extra_specs
+        mine = count(held)
+        for _ in range(MOVE_ATTEMPTS):
+            record = client.get_allocs_for_consumer(context, instance.uuid)
+            before: dict[str, Any] = copy.deepcopy(record['allocations'])
+            view = self._look()
+            now, gone = self._taken_out(record['allocations'], view.pools)
+            then = allot(wanted, mine, mine | now, mine + free(view, specs))
+            if then == now and not gone:
+                return before
+            for name, number in wanted.items():
+                found = sum(n for key, n in then.items() if key[1] == name)
+                if found < number:
+                    raise exception.NoRoom(name, number, found)
+            self._put_in(record['allocations'], then, instance, wanted)
+            record.setdefault('consumer_generation', None)
+            record.setdefault('project_id', instance.project_id)
+            record.setdefault('user_id', instance.user_id)
+            try:
+                if not client.put_allocations(context, instance.uuid, record):
+                    break
+            except nova_exception.AllocationUpdateFailed:
+                continue
+            LOG.warning(
+                'Allocated %s, as the flavor says; it was %s',
+                _described(then),
+                _described(now),
+                instance=instance,
+            )
+            allocations: dict[str, Any] = record['allocations']
+            return allocations
+        raise exception.AllocationRefused(_described(then))
+
+    def _taken_out(
+        self, allocations: dict[str, Any], pools: Iterable[Pool]
+    ) -> tuple[Counts, bool]:
+        """Take our GPUs out of an allocation.
+
+        Returns what there was, and whether of pools that have gone as well.
+        """
+        node_uuid = self._host.get_node_uuid()
+        keys = {provider_uuid(node_uuid, pool.key): pool.key for pool in pools}
+        known = self._of_this_host(allocations)
+        taken = Counts()
+        gone = False
+        for provider in tuple(allocations):
+            if provider in keys:
+                resources = allocations.pop(provider)['resources']
+                for name, number in resources.items():
+                    taken[keys[provider], name] += number
+            elif known.get(provider):
+                del allocations[provider]
+                gone = True
+        return taken, gone
+
+    def _put_in(
+        self,
+        allocations: dict[str, Any],
+        counts: Counts,
+        instance: Any,
+        wanted: Container[str],
+    ) -> None:
+        """Add units of our GPUs to an allocation.
+
+        And what else the flavor asks for, if there is nothing of this node:
+        as ``nova-manage placement heal_allocations`` does it, which knows
+        nothing of providers below the node.
+        """
+        node_uuid = self._host.get_node_uuid()
+        for (pool, name), number in counts.items():
+            provider = provider_uuid(node_uuid, pool)
+            given = allocations.setdefault(provider, {'resources': {}})
+            given['resources'][name] = number
+        if node_uuid not in allocations:
+            asked = utils.resources_from_flavor(instance, instance.flavor)
+            rest = {k: n for k, n in asked.items() if n and k not in wanted}
+            if rest:
+                allocations[node_uuid] = {'resources': rest}
 
     def allocated(self) -> Allocated | None:
         """What Placement has allocated of the pools; None if it is away."""
@@ -232,14 +359,24 @@ class HostPlacement:
         node_uuid = self._host.get_node_uuid()
         source = provider_uuid(node_uuid, move.want.pool)
         target = provider_uuid(node_uuid, move.pool)
-        name, count = move.want.resource_class, move.want.count
+        name, number = move.want.resource_class, move.want.count
         resources = allocations.get(source, {}).get('resources', {})
-        if resources.get(name, 0) < count:
+        if resources.get(name, 0) < number:
             raise exception.UnknownProvider(source, name)
-        resources[name] -= count
+        resources[name] -= number
         if not resources[name]:
             del resources[name]
         if not resources:
             del allocations[source]
         given = allocations.setdefault(target, {'resources': {}})['resources']
-        given[name] = given.get(name, 0) + count
+        given[name] = given.get(name, 0) + number
+
+
+def _described(counts: Counts) -> str:
+    return (
+        ', '.join(
+            f'{number} {name} of pool {pool}'
+            for (pool, name), number in sorted(counts.items())
+        )
+        or 'no GPU of this host'
+    )

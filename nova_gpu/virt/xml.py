@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from lxml import etree
 from nova.virt.libvirt import config as vconfig
@@ -55,6 +55,30 @@ class Metadata(vconfig.LibvirtConfigObject):
 
     def format_dom(self) -> etree._Element:
         return etree.fromstring(ET.tostring(metadata(self._units, self._kept)))
+
+
+class Domain(Protocol):
+    """What we need of libvirt's own object."""
+
+    def setMetadata(
+        self, kind: int, text: str | None, key: str, uri: str, flags: int
+    ) -> int:
+        """Replace what the metadata has of a namespace; None removes it."""
+
+
+def record(
+    domain: Domain,
+    kind: int,
+    units: Sequence[Unit],
+    kept: Mapping[str, Sequence[Unit]],
+    flags: int,
+) -> None:
+    """Write anew what a guest's metadata records, while the guest is there.
+
+    :param kind: libvirt's VIR_DOMAIN_METADATA_ELEMENT
+    """
+    text = Metadata(units, kept).to_xml() if units or kept else None
+    domain.setMetadata(kind, text, 'gpu', NAMESPACE, flags)
 
 
 class HostdevPCI(vconfig.LibvirtConfigGuestHostdevPCI):

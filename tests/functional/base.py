@@ -335,6 +335,24 @@ class GpuServersTest(nova_base.ServersTestBase):
                     hostdev.getparent().remove(hostdev)
             return etree.tostring(root, encoding='unicode')
 
+        def set_metadata(
+            domain: Any,
+            kind: int,
+            text: str | None,
+            key: str,
+            uri: str,
+            flags: int = 0,
+        ) -> None:
+            # The fake one does nothing.
+            root = etree.fromstring(domain.given)
+            metadata = root.find('metadata')
+            for element in metadata:
+                if etree.QName(element).namespace == uri:
+                    metadata.remove(element)
+            if text is not None:
+                metadata.append(etree.fromstring(text))
+            domain.given = etree.tostring(root, encoding='unicode')
+
         def start_or_resume(domain: Any, flags: int) -> None:
             if not domain.hasManagedSaveImage(0):
                 domain.detached.clear()
@@ -358,6 +376,7 @@ class GpuServersTest(nova_base.ServersTestBase):
             ('createWithFlags', start_or_resume),
             ('shutdown', shut_down),
             ('managedSave', save),
+            ('setMetadata', set_metadata),
             ('attachDeviceFlags', attach_mdev),
             ('detachDeviceFlags', detach_mdev),
             ('migrateToURI3', self._migrate),
@@ -956,6 +975,7 @@ class StoredCloud(GpuServersTest):
             ('Domain', 'createWithFlags', 'start the guest'),
             ('Domain', 'destroy', 'stop the guest'),
             ('Domain', 'undefine', 'undefine the guest'),
+            ('Domain', 'setMetadata', 'record in the guest'),
         ):
             self._watch(
                 getattr(fakelibvirt, place),

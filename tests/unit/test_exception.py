@@ -47,6 +47,8 @@ ERRORS: dict[type[exception.GpuError], dict[str, object]] = {
         'pool': 'a_pool', 'resource_class': 'CUSTOM_X', 'wanted': 3,
         'reason': '2 are free',
     },
+    exception.NoRoom: {'resource_class': 'CUSTOM_X', 'wanted': 3, 'found': 1},
+    exception.AllocationRefused: {'wanted': '1 CUSTOM_X of pool a_pool'},
     exception.AddressesTooWide: {
         'needed': 43, 'host': 39, 'memory_mib': 2048, 'bars_mib': 131072,
     },

@@ -339,6 +339,21 @@ class ReleaseTest(TrackerTest):
         self.assertEqual(self.fake.mdevs, self.devices(A))
         self.assertEqual(1, len(self.fake.mdevs))
 
+    def test_what_was_stuck_before_stays_so(self) -> None:
+        self.claim(A, WHOLE, A100)
+        (first,) = self.devices(A)
+        self.tracker.settle(A)
+        self.fake.use(first)
+        self.tracker.release(A)
+        self.claim(A, WHOLE, A100)
+        (second,) = (u.device for u in self.tracker.units_of(A))
+        self.assertNotEqual(first, second)
+        self.tracker.trim(A, ())
+        claim = self.tracker.claim_of(A)
+        assert claim is not None
+        self.assertEqual([first], [u.device for u in claim.stuck])
+        self.assertEqual((), self.tracker.units_of(A))
+
     def test_stuck_is_freed_by_the_next_look(self) -> None:
         self.claim(A, T4_POOL, T4_8Q)
         self.fake.refused['remove_mdev'] = {1, 2}

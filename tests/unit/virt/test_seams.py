@@ -103,7 +103,7 @@ class Driver(libvirt_driver.LibvirtDriver):
         cpus = self._host.get_cpus()
         for guest in self._host.list_guests(only_running=False):
             guest.host_parts
-        if instance.uuid or instance.vm_state or context:
+        if instance.uuid or instance.power_state or context:
             self._image_api
         super().rescue(context, instance)
         super().spawn(context, instance, *args)
@@ -270,7 +270,7 @@ class UseTest(testtools.TestCase):
                 (7, 'nova.virt.libvirt.driver', 'MIN_VERSION'),
                 (9, '', 'get_cpus'),
                 (11, '', 'host_parts'),
-                (12, '', 'vm_state'),
+                (12, '', 'power_state'),
                 (
                     13,
                     'nova.virt.libvirt.driver.LibvirtDriver',
