@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 import time
@@ -30,6 +31,14 @@ _LEFT_OUT = ('doc', 'man', 'locale', 'info')
 
 class BuildError(Exception):
     """A step of the build has failed."""
+
+
+def require_machine() -> None:
+    """Packages, wheels and programs are of this architecture alone."""
+    if platform.machine() != 'x86_64':
+        raise BuildError(
+            f'the lab is for x86-64, and this machine is {platform.machine()}'
+        )
 
 
 def make(path: pathlib.Path, make: Callable[[pathlib.Path], None]) -> None:

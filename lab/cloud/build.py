@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pathlib
+import platform
 import shutil
 import sys
 
@@ -36,6 +37,8 @@ _PIP = ('-m', 'pip', '--quiet', '--disable-pip-version-check')
 
 def build() -> None:
     """Make what isn't in the cache."""
+    parts.require_machine()
+    _require_c_library()
     folder = inputs.run().parent
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
@@ -44,6 +47,20 @@ def build() -> None:
         parts.make(inputs.venv(), _build_venv)
         parts.make(inputs.project(), _build_project)
         parts.make(inputs.database(), database.build)
+
+
+def _require_c_library() -> None:
+    name, version = platform.libc_ver()
+    here = f'{name} {version}' if name else 'another'
+    if name != 'glibc' or _numbers(version) < _numbers(inputs.C_LIBRARY):
+        raise parts.BuildError(
+            f'the cloud needs glibc {inputs.C_LIBRARY} or newer, as Debian 12 '
+            f'and Ubuntu 22.10 have it; here is {here}'
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split('.')))
 
 
 def _build_debian(path: pathlib.Path) -> None:

@@ -22,6 +22,8 @@ from lab.guest.inputs import LAB, PROJECT, part
 
 #: Run in place, so not newer than what the host's C library serves.
 SUITE = 'bookworm'
+#: That suite's own.
+C_LIBRARY = '2.36'
 PACKAGES = ('rabbitmq-server', 'mariadb-server-core', 'memcached')
 CONSTRAINTS = (PROJECT / 'constraints.txt', LAB / 'cloud/constraints.txt')
 REQUIREMENTS = (

@@ -45,6 +45,7 @@ _WITHOUT_WHEELS = ('ovs',)
 
 def build() -> None:
     """Make what isn't in the cache."""
+    parts.require_machine()
     if inputs.image().exists():
         return
     if os.geteuid() != 0:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ import fixtures
 import testtools
 
 from lab import parts
-from lab.guest import inputs, machine
+from lab.guest import build, inputs, machine
 from tests.lab import test_core
 
 
@@ -87,6 +88,13 @@ class LabTest(testtools.TestCase):
         exc = self.assertRaises(parts.BuildError, parts.run, 'no-such-thing')
         self.assertEqual(
             'no-such-thing is not installed: see bindep.txt', str(exc)
+        )
+
+    def test_another_architecture_is_refused(self) -> None:
+        self.patch(platform, 'machine', lambda: 'aarch64')
+        exc = self.assertRaises(parts.BuildError, build.build)
+        self.assertEqual(
+            'the lab is for x86-64, and this machine is aarch64', str(exc)
         )
 
     def test_an_image_depends_on_all_parts(self) -> None:

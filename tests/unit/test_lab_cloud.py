@@ -20,6 +20,7 @@ import contextlib
 import io
 import os
 import pathlib
+import platform
 import re
 import stat
 
@@ -27,7 +28,8 @@ import fixtures
 import testtools
 from oslo_config import cfg
 
-from lab.cloud import inputs, services, settings
+from lab import parts
+from lab.cloud import build, inputs, services, settings
 from lab.cloud.__main__ import main
 from lab.guest.inputs import LAB
 
@@ -44,6 +46,20 @@ class LabCloudTest(testtools.TestCase):
         sections: dict[str, dict[str, list[str]]] = {}
         cfg.ConfigParser(str(path), sections).parse()
         return sections
+
+    def test_a_machine_that_cannot_run_it_is_refused(self) -> None:
+        for libc, here in (
+            (('glibc', '2.35'), 'here is glibc 2.35'),
+            # As with musl
+            (('', ''), 'here is another'),
+        ):
+            self.patch(platform, 'libc_ver', lambda libc=libc: libc)
+            exc = self.assertRaises(parts.BuildError, build.build)
+            self.assertIn('needs glibc 2.36 or newer', str(exc))
+            self.assertTrue(str(exc).endswith(here), exc)
+        self.patch(platform, 'machine', lambda: 'aarch64')
+        exc = self.assertRaises(parts.BuildError, build.build)
+        self.assertIn('aarch64', str(exc))
 
     def test_every_configuration_file_can_be_parsed(self) -> None:
         for name, expected in self.settings.files().items():
