@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.metadata
 import io
 import itertools
 import os
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from typing import Any
 
 import nova
 import nova.conf
@@ -91,6 +93,35 @@ def settings() -> list[tuple[str, str, str]]:
                 for name, values in options.items()
                 for value in values
             ]
+    return found
+
+
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of this project."""
+    text = (TOP / 'pyproject.toml').read_text()
+    return tomllib.loads(text)['project']
+
+
+def needed(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name, without extras."""
+    names = (
+        re.match(r'[\w.-]+', text)[0]
+        for text in requirements
+        if 'extra ==' not in text
+    )
+    return {re.sub('[-_.]+', '-', name).lower() for name in names}
+
+
+def brought_by(distribution: str) -> set[str]:
+    """All that pip installs with a distribution."""
+    found: set[str] = set()
+    new = {distribution}
+    while new:
+        name = new.pop()
+        found.add(name)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            requirements = importlib.metadata.requires(name) or []
+            new |= needed(requirements) - found
     return found
 
 
@@ -326,8 +357,7 @@ class DocumentationTest(testtools.TestCase):
         self.assertIn(f'    Set {bits} bits of physical addresses, ', page)
 
     def test_extras_exist(self) -> None:
-        project = tomllib.loads((TOP / 'pyproject.toml').read_text())
-        exist = project['project']['optional-dependencies']
+        exist = project()['optional-dependencies']
         named = {
             extra
             for page in PAGES
@@ -335,6 +365,15 @@ class DocumentationTest(testtools.TestCase):
             for extra in extras.split(',')
         }
         self.assertEqual(set(exist), named)
+
+    def test_nova_brings_what_is_needed_beside_its_packages(self) -> None:
+        ours = needed(project()['dependencies'])
+        self.assertEqual(set(), ours - brought_by('nova'))
+
+    def test_the_service_of_packages_starts_our_command(self) -> None:
+        (daemon,) = commands('DAEMON=')
+        scripts = {f'DAEMON=/usr/local/bin/{n}' for n in project()['scripts']}
+        self.assertIn(daemon[0], scripts)
 
     def test_make_targets_exist(self) -> None:
         makefile = (TOP / 'Makefile').read_text()
