@@ -24,6 +24,8 @@
     ├── MissingMechanism     an installation without its entry points
     ├── UnknownProvider      an allocation on a provider that isn't ours
     ├── NotEnoughUnits       fewer free units than an allocation asks for
+    ├── NoRoom               a host with less than a server's flavor asks for
+    ├── AllocationRefused    an allocation that Placement has no room for
     ├── AddressesTooWide     a guest that the host's CPU has no room for
     ├── UnitTaken            a unit that somebody else was faster to take
     ├── UnitUnusable         a unit that has to be put aside
