@@ -28,6 +28,7 @@ from lab.cloud.scenarios import gpuhost
 from lab.cloud.settings import GPU_HOST, Settings
 
 IMAGE = 'tiny'
+BROKEN = 'broken'
 _numbers = itertools.count(1)
 
 
@@ -38,12 +39,21 @@ def cloud() -> openstack.connection.Connection:
 
 def image() -> str:
     """An image of one MiB: its guests have firmware and no more."""
-    found = cloud().image.find_image(IMAGE)
+    return _image(IMAGE, 'raw')
+
+
+def broken_image() -> str:
+    """An image that Glance takes and Nova refuses: it isn't qcow2."""
+    return _image(BROKEN, 'qcow2')
+
+
+def _image(name: str, disk_format: str) -> str:
+    found = cloud().image.find_image(name)
     if found is None:
         found = cloud().image.create_image(
-            IMAGE,
+            name,
             data=bytes(2**20),
-            disk_format='raw',
+            disk_format=disk_format,
             container_format='bare',
             allow_duplicates=True,
         )

@@ -41,6 +41,8 @@ class Scenario(unittest.TestCase):
 
     def setUp(self) -> None:
         self.addCleanup(self.remove_everything)
+        # Right after the guest has joined Placement doesn't know it yet.
+        self.assertFree(**ALL)
 
     def remove_everything(self) -> None:
         """Whatever has gone wrong, the next scenario finds the cloud empty."""

@@ -140,6 +140,11 @@ def bind(device: str, name: str) -> None:
     """)
 
 
+def audit() -> None:
+    """The audit finds nothing: with Placement, of nova-compute's own file."""
+    run('nova-gpu audit')
+
+
 def wait(what: str, is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + PATIENCE

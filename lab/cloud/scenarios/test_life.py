@@ -38,6 +38,8 @@ class ActionsTest(base.Scenario):
         self.assertHeld(server, *both)
         self.assertFree(**{A40_8Q: 4})
         self.assertEqual(sorted(both), sorted(gpuhost.mdevs()))
+        # Nothing is recorded of what was given back meanwhile.
+        gpuhost.audit()
 
     def test_resize_reverted(self) -> None:
         """cloud: a resize that is reverted gives the same vGPU back"""
@@ -50,10 +52,27 @@ class ActionsTest(base.Scenario):
         self.assertHeld(server, old)
         self.assertEqual([old], list(gpuhost.mdevs()))
         self.assertFree(**{A40_8Q: 5})
+        gpuhost.audit()
 
     def resize(self, server: str, flavor: str) -> None:
         api.cloud().compute.resize_server(server, flavor)
         api.wait(server, 'VERIFY_RESIZE')
+
+    def test_rebuild_that_fails(self) -> None:
+        """cloud: a server whose rebuild has failed is rebuilt with its vGPU"""
+        server = self.boot(api.units(A40_24Q))
+        compute = api.cloud().compute
+        compute.rebuild_server(server, image=api.broken_image())
+        api.fault(server)
+        # Nova has taken all of it away.
+        self.assertEqual({}, api.allocations(server))
+        self.assertFree(**{A40_24Q: 2})
+        compute.rebuild_server(server, image=api.image())
+        gpuhost.wait('it runs', lambda: api.server(server).status == 'ACTIVE')
+        self.assertEqual({A40_24Q: 1}, api.allocations(server))
+        self.assertFree(**{A40_24Q: 1})
+        self.assertHeld(server, *gpuhost.mdevs())
+        gpuhost.audit()
 
     def test_stop_and_reboot(self) -> None:
         """cloud: stop, start and hard reboot keep a card and its audio"""
@@ -109,7 +128,7 @@ class CrashTest(base.Scenario):
         self.assertEqual('ERROR', api.server(server).status)
         api.delete(server)
         self.assertEmpty()
-        self.audit()
+        gpuhost.audit()
 
     def test_compute_killed_with_servers(self) -> None:
         """cloud: nova-compute is killed and starts: servers keep their GPUs"""
@@ -123,7 +142,7 @@ class CrashTest(base.Scenario):
         for server, units in held.items():
             self.assertEqual('ACTIVE', api.wait(server).status)
             self.assertHeld(server, *units)
-        self.audit()
+        gpuhost.audit()
         self.assertRefused(flavor, 'No valid host was found')
         api.delete(card)
         again = self.boot(flavor)
@@ -176,7 +195,7 @@ class CrashTest(base.Scenario):
             self.started(server)
             self.assertHeld(server, *units)
         self.assertFree(**{A40_24Q: 1, L40S_12Q: 3})
-        self.audit()
+        gpuhost.audit()
 
     def started(self, server: str) -> None:
         def runs() -> bool:
@@ -185,6 +204,3 @@ class CrashTest(base.Scenario):
 
         gpuhost.wait(f'{server} runs', runs)
         api.wait(server)
-
-    def audit(self) -> None:
-        gpuhost.run('nova-gpu audit --config-file /etc/nova/nova.conf')
