@@ -75,9 +75,16 @@ def record(
 ) -> None:
     """Write anew what a guest's metadata records, while the guest is there.
 
+    libvirt puts the namespace in itself, and fails if its prefix is there.
+
     :param kind: libvirt's VIR_DOMAIN_METADATA_ELEMENT
     """
-    text = Metadata(units, kept).to_xml() if units or kept else None
+    text = None
+    if units or kept:
+        root = metadata(units, kept)
+        for element in root.iter():
+            element.tag = etree.QName(element.tag).localname
+        text = ET.tostring(root, encoding='unicode')
     domain.setMetadata(kind, text, 'gpu', NAMESPACE, flags)
 
 

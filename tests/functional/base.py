@@ -343,14 +343,21 @@ class GpuServersTest(nova_base.ServersTestBase):
             uri: str,
             flags: int = 0,
         ) -> None:
-            # The fake one does nothing.
+            # The fake one does nothing. A real one adds the namespace to what
+            # has none, and can't if there is one of that prefix.
             root = etree.fromstring(domain.given)
             metadata = root.find('metadata')
             for element in metadata:
                 if etree.QName(element).namespace == uri:
                     metadata.remove(element)
             if text is not None:
-                metadata.append(etree.fromstring(text))
+                recorded = etree.fromstring(text)
+                if key in recorded.nsmap:
+                    raise LibvirtError('failed to create a new XML namespace')
+                for element in recorded.iter():
+                    if etree.QName(element).namespace is None:
+                        element.tag = f'{{{uri}}}{element.tag}'
+                metadata.append(recorded)
             domain.given = etree.tostring(root, encoding='unicode')
 
         def start_or_resume(domain: Any, flags: int) -> None:

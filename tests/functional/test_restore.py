@@ -154,13 +154,16 @@ class RestoreTest(base.GpuServersTest):
         self.restart_gpu_compute('gpu1')
         self.assertEqual(['nothing'] * 5, self.pauses[2:])
         self.assertIn(f'Gave up waiting for {waited_for}', self.logs.output)
-        self.assertEqual([], self.fake.mdevs)
-        # The others of the host are handed out meanwhile.
-        self.boot(flavor)
+        # Another card of the host has what the server lacks.
+        (made,) = self.guest_devices(server).mdevs
+        self.assertNotEqual(uuid, made)
+        self.assertEqual([made], self.fake.mdevs)
+        self.assertNotEqual(card, self.fake.device(made).parent.name)
+        self.assertEqual({T4_8Q: 1}, self.nonzero_usages('gpu1'))
         self.fake.load_driver(card)
         self._reboot_server(self.api.get_server(server['id']), hard=True)
-        (made,) = self.guest_devices(server).mdevs
-        self.assertIn(made, self.fake.mdevs)
+        self.assertEqual({made}, self.guest_devices(server).mdevs)
+        self.boot(flavor)
         self.assertEqual(2, len(self.fake.mdevs))
         self.assertEqual({T4_8Q: 2}, self.nonzero_usages('gpu1'))
 
