@@ -28,7 +28,6 @@ from lab.cloud.scenarios import gpuhost
 from lab.cloud.settings import GPU_HOST, Settings
 
 IMAGE = 'tiny'
-BROKEN = 'broken'
 _numbers = itertools.count(1)
 
 
@@ -39,25 +38,26 @@ def cloud() -> openstack.connection.Connection:
 
 def image() -> str:
     """An image of one MiB: its guests have firmware and no more."""
-    return _image(IMAGE, 'raw')
+    found = cloud().image.find_image(IMAGE)
+    return _new_image(IMAGE) if found is None else str(found.id)
 
 
-def broken_image() -> str:
-    """An image that Glance takes and Nova refuses: it isn't qcow2."""
-    return _image(BROKEN, 'qcow2')
+def lost_image() -> str:
+    """An image that Glance has in its list, and no longer on its disk."""
+    image_id = _new_image(f'lost-{time.time_ns()}')
+    (inputs.run() / 'state/images' / image_id).unlink()
+    return image_id
 
 
-def _image(name: str, disk_format: str) -> str:
-    found = cloud().image.find_image(name)
-    if found is None:
-        found = cloud().image.create_image(
-            name,
-            data=bytes(2**20),
-            disk_format=disk_format,
-            container_format='bare',
-            allow_duplicates=True,
-        )
-    return str(found.id)
+def _new_image(name: str) -> str:
+    made = cloud().image.create_image(
+        name,
+        data=bytes(2**20),
+        disk_format='raw',
+        container_format='bare',
+        allow_duplicates=True,
+    )
+    return str(made.id)
 
 
 def flavor(extra_specs: Mapping[str, str] | None = None) -> str:

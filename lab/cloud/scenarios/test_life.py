@@ -62,7 +62,7 @@ class ActionsTest(base.Scenario):
         """cloud: a server whose rebuild has failed is rebuilt with its vGPU"""
         server = self.boot(api.units(A40_24Q))
         compute = api.cloud().compute
-        compute.rebuild_server(server, image=api.broken_image())
+        compute.rebuild_server(server, image=api.lost_image())
         api.fault(server)
         # Nova has taken all of it away.
         self.assertEqual({}, api.allocations(server))
