@@ -19,6 +19,8 @@ import argparse
 import contextlib
 import importlib.metadata
 import logging
+import os
+import signal
 import sys
 from typing import Any
 
@@ -107,7 +109,16 @@ def main(argv: list[str] | None = None) -> int:
     root = logging.getLogger()
     handlers, level = tuple(root.handlers), root.level
     try:
-        return GpuApp().run(sys.argv[1:] if argv is None else argv)
+        code = GpuApp().run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except OSError as exc:
+        # What is left would be flushed at Python's end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(exc, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f'error: the standard output: {exc.strerror}', file=sys.stderr)
+        return 2
     finally:
         # For callers in the same process: cliff leaves its handlers there.
         for handler in root.handlers[:]:

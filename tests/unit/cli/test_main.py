@@ -110,12 +110,36 @@ class MainTest(base.CliTest):
 
     def test_output_that_nobody_reads(self) -> None:
         hosts.four_t4(self.fake)
-        for command in ('host', 'show'), ('host', 'prepare'):
-            read, write = os.pipe()
-            os.close(read)
-            done = self.run_with(write, *command, '--root', self.root)
-            os.close(write)
-            self.assertEqual((141, ''), (done.returncode, done.stderr))
+        # Without a buffer it is found out while it is written.
+        for unbuffered in '', '1':
+            for command in ('host', 'show'), ('host', 'prepare'):
+                read, write = os.pipe()
+                os.close(read)
+                done = self.run_with(
+                    write,
+                    *command,
+                    '--root',
+                    self.root,
+                    PYTHONUNBUFFERED=unbuffered,
+                )
+                os.close(write)
+                self.assertEqual((141, ''), (done.returncode, done.stderr))
+
+    def test_output_without_room(self) -> None:
+        hosts.four_t4(self.fake)
+        with open('/dev/full', 'w') as output:
+            done = self.run_with(
+                output.fileno(),
+                'host',
+                'show',
+                '--root',
+                self.root,
+                PYTHONUNBUFFERED='',
+            )
+        self.assertEqual(
+            (2, 'error: the standard output: No space left on device\n'),
+            (done.returncode, done.stderr),
+        )
 
     def test_output_that_is_closed(self) -> None:
         done = self.run_with(None, 'host', 'show', '--root', self.root)
@@ -125,7 +149,7 @@ class MainTest(base.CliTest):
         )
 
     def run_with(
-        self, output: int | None, *args: str
+        self, output: int | None, *args: str, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run the program in a new process, with that as its output."""
         command = [sys.executable, '-m', 'nova_gpu.cli.main', *args]
@@ -133,7 +157,11 @@ class MainTest(base.CliTest):
             command = ['sh', '-c', 'exec "$@" >&-', 'sh', *command]
         return subprocess.run(
             command,
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join(sys.path),
+                **environment,
+            },
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
