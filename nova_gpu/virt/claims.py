@@ -90,11 +90,10 @@ class InstanceClaims:
 
         :raises nova.exception.ComputeResourcesUnavailable: it can't be
         """
-        if not gpu_classes(instance.flavor.extra_specs):
-            return None
-        with _unavailable(instance):
-            GpuRequest.parse(instance.flavor.extra_specs)
-        self.make_again(instance)
+        if gpu_classes(instance.flavor.extra_specs):
+            with _unavailable(instance):
+                GpuRequest.parse(instance.flavor.extra_specs)
+            self.make_again(instance)
         if not self._is_doubtful(instance):
             return None
         try:
@@ -120,10 +119,13 @@ class InstanceClaims:
         Nova leaves an instance in error with another flavor's if a resize
         has failed, and without one if a rebuild has.
         """
+        if instance.vm_state == vm_states.ERROR:
+            return True
+        if not gpu_classes(instance.flavor.extra_specs):
+            return False
         claim = self._gpus.claim_of(instance.uuid)
         return bool(
-            instance.vm_state == vm_states.ERROR
-            or (claim is not None and claim.uncounted)
+            (claim is not None and claim.uncounted)
             or self._difference(instance)
         )
 
@@ -136,10 +138,10 @@ class InstanceClaims:
         uuid = instance.uuid
         found = self._placement.allocations(context, uuid)
         given = self._placement.given_by_others(found)
-        request = GpuRequest.parse(instance.flavor.extra_specs)
         held = self._gpus.units_of(uuid)
+        asked = _asked(instance)
         wanted = collections.Counter(
-            {n: request.resources.get(n, 0) for n in self._ours(instance)}
+            {name: asked.get(name, 0) for name in self._ours(instance)}
         )
         wanted -= given
         with _unavailable(instance):
@@ -301,14 +303,14 @@ class InstanceClaims:
 
         With the numbers that it should hold and that it holds.
         """
-        request = GpuRequest.parse(instance.flavor.extra_specs)
+        asked = _asked(instance)
         held = collections.Counter(
             unit.resource_class for unit in self._gpus.units_of(instance.uuid)
         )
         return {
-            name: (request.resources.get(name, 0), held[name])
+            name: (asked.get(name, 0), held[name])
             for name in sorted(self._ours(instance) | held.keys())
-            if request.resources.get(name, 0) != held[name]
+            if asked.get(name, 0) != held[name]
         }
 
     def _ours(self, instance: Any) -> set[str]:
@@ -338,6 +340,17 @@ class InstanceClaims:
                     f'{name}, and the allocation of instance '
                     f'{instance.uuid} on this host has {held + given[name]}'
                 )
+
+
+def _asked(instance: Any) -> Mapping[str, int]:
+    """The resources that a flavor with GPUs asks for.
+
+    Of others not even the ``gpu:`` keys are looked at, which may be wrong.
+    """
+    extra_specs = instance.flavor.extra_specs
+    if not gpu_classes(extra_specs):
+        return {}
+    return GpuRequest.parse(extra_specs).resources
 
 
 @contextlib.contextmanager

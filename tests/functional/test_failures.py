@@ -222,6 +222,7 @@ class ResizeTest(FailuresTest):
             ({T4_8Q: 1}, {T4_8Q: 2}),
             ({A100: 2}, {A100: 1}),
             ({A100: 1}, {}),
+            ({}, {T4_8Q: 1}),
         ):
             self.story('gpu2', old, new)
             self.assert_audited('gpu2')
@@ -350,6 +351,10 @@ class LostTest(FailuresTest):
         # From before nova-gpu: nobody checked it.
         server = self.boot(self.gpu_flavor())
         self.set_extra_specs(server, **{'gpu:vendor': 'none'})
+        self.hard_reboot(server)
+        self.api.post_server_action(
+            server['id'], {'os-resetState': {'state': 'error'}}
+        )
         self.hard_reboot(server)
 
         server = self.boot(self.flavor(**{T4_8Q: 1}))
