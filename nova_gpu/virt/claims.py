@@ -119,14 +119,14 @@ class InstanceClaims:
         Nova leaves an instance in error with another flavor's if a resize
         has failed, and without one if a rebuild has.
         """
-        if instance.vm_state == vm_states.ERROR:
-            return True
-        if not gpu_classes(instance.flavor.extra_specs):
-            return False
         claim = self._gpus.claim_of(instance.uuid)
         return bool(
             (claim is not None and claim.uncounted)
             or self._difference(instance)
+            or (
+                self._placement.has_gpus
+                and instance.vm_state == vm_states.ERROR
+            )
         )
 
     def _agree(self, context: Any, instance: Any) -> dict[str, Any]:

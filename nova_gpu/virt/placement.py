@@ -69,6 +69,11 @@ class HostPlacement:
         # The pools as Placement was last told of them.
         self._told: tuple[Pool, ...] = ()
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether Placement knows of any GPU of this host."""
+        return bool(self._told)
+
     def update(self, tree: Any, nodename: str) -> None:
         """Put the GPUs into a provider tree, which the caller sends."""
 
