@@ -130,11 +130,13 @@ class Recovery:
                 continue
             # What others gave to a guest is theirs to clean.
             if consumer not in names:
-                del self._book.claims[consumer]
                 LOG.info('Guest %s, not of Nova, has gone', consumer)
             elif names[consumer] != self._named.get(consumer, names[consumer]):
-                del self._book.claims[consumer]
                 LOG.info('Guest %s, not of Nova, has changed', consumer)
+            else:
+                continue
+            del self._book.claims[consumer]
+            self._book.waiting.forget(consumer)
         for guest in guests:
             if (guest.uuid or guest.name) not in self._book.claims:
                 self._book.waiting.add(guest)

@@ -310,6 +310,13 @@ class Tracker:
         with self._lock:
             return frozenset(self._book.claims)
 
+    def knows(self, consumer: str) -> bool:
+        """Whether the consumer holds units, or waits for a card."""
+        with self._lock:
+            return (
+                consumer in self._book.claims or consumer in self._book.waiting
+            )
+
     def claim_of(self, consumer: str) -> Claim | None:
         """What the consumer holds, if it holds anything."""
         with self._lock:

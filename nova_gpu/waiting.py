@@ -42,6 +42,9 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self._guests)
 
+    def __contains__(self, consumer: str) -> bool:
+        return consumer in self._guests
+
     def add(self, guest: GuestDevices) -> None:
         """Let a guest wait, if it names anything.
 

@@ -18,14 +18,9 @@ fails, and without one when a rebuild does.
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from nova_gpu.model.claim import View
-from nova_gpu.model.inventory import Unit
-
-#: Numbers of units by pool and resource class.
-Counts = collections.Counter[tuple[str, str]]
+from nova_gpu.model.claim import Counts, View, count
 
 
 def allot(wanted: Mapping[str, int], *sources: Counts) -> Counts:
@@ -45,11 +40,6 @@ def allot(wanted: Mapping[str, int], *sources: Counts) -> Counts:
                     taken[key] += number
                     left -= number
     return taken
-
-
-def count(units: Iterable[Unit]) -> Counts:
-    """How many units there are of each pool and class."""
-    return Counts((unit.pool, unit.resource_class) for unit in units)
 
 
 def free(view: View, extra_specs: Mapping[str, str]) -> Counts:

@@ -28,9 +28,8 @@ from collections.abc import (
     Sequence,
 )
 
-from nova_gpu.model.claim import CLAIMED, Claim
+from nova_gpu.model.claim import CLAIMED, Claim, Counts, count
 from nova_gpu.model.guest import GuestDevices
-from nova_gpu.model.inventory import Unit
 
 #: Why what is held without an allocation has to be given back.
 NO_GUEST = 'it has no allocation in Placement, and no guest'
@@ -39,7 +38,6 @@ OVER = 'it is over'
 #: What Placement has allocated: for each consumer the units by pool and
 #: resource class.
 Allocated = Mapping[str, Mapping[tuple[str, str], int]]
-Counts = collections.Counter[tuple[str, str]]
 
 #: When the service compares.
 NEXT_TIME = 'after [gpu] audit_interval seconds, or when it is restarted'
@@ -85,12 +83,12 @@ def balance(
         held_by.add(claim.consumer)
         covered, surplus = claim.split(allocated.get(claim.consumer, {}))
         surpluses[claim.consumer] = surplus
-        unheld.get(claim.consumer, Counts()).subtract(_counts(covered))
+        unheld.get(claim.consumer, Counts()).subtract(count(covered))
     for consumer, surplus in surpluses.items():
         movers = (
             mover
             for mover, counts in unheld.items()
-            if surplus and mover not in held_by and counts == _counts(surplus)
+            if surplus and mover not in held_by and counts == count(surplus)
         )
         if mover := next(movers, None):
             del unheld[mover]
@@ -244,10 +242,10 @@ def _unbalanced(
                 'and undefine it',
             )
     for consumer, counts in unheld.items():
-        for (pool, name), count in counts.items():
+        for (pool, name), number in counts.items():
             yield Difference(
                 'allocated and not held',
-                f'{count} {name} of pool {pool}',
+                f'{number} {name} of pool {pool}',
                 consumer,
                 'Placement counts it, and no guest of this host has it',
                 'a server of this host: hard reboot it; one that is gone: '
@@ -283,7 +281,3 @@ def _untold(
                 'a server of this host: hard reboot it; one that is gone: '
                 'restart nova-compute',
             )
-
-
-def _counts(units: Iterable[Unit]) -> Counts:
-    return Counts((unit.pool, unit.resource_class) for unit in units)

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.inventory import Pool, Unit, Use
+
+#: Numbers of units by pool and resource class.
+Counts = collections.Counter[tuple[str, str]]
 
 AVAILABLE = 'available'
 CLAIMED = 'claimed'
@@ -44,6 +47,11 @@ TRANSITIONS: Mapping[tuple[str, str], str] = {
 def after(state: str, event: str) -> str:
     """The state after ``event``, which may leave it as it is."""
     return TRANSITIONS.get((state, event), state)
+
+
+def count(units: Iterable[Unit]) -> Counts:
+    """How many units there are of each pool and class."""
+    return Counts((unit.pool, unit.resource_class) for unit in units)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from oslo_log import log as logging
 from oslo_utils import excutils
 
 from nova_gpu import exception
-from nova_gpu.model.allotment import allot, count
+from nova_gpu.model.allotment import allot
 from nova_gpu.model.choice import could_pack
-from nova_gpu.model.claim import Want
+from nova_gpu.model.claim import Want, count
 from nova_gpu.model.inventory import provider_uuid
 from nova_gpu.model.numa import NONE, Nodes, is_off
 from nova_gpu.model.request import GpuRequest, gpu_classes

@@ -178,9 +178,16 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
         self._gpu_audited = time.monotonic()
         known = self._gpus.consumers()
         allocated = self._gpu_placement.allocated() if known else {}
-        self._gpus.reconcile(
-            known, allocated, self._gpu_guests, at_start=at_start
-        )
+        guests: list[GuestDevices] = []
+
+        def read() -> Collection[GuestDevices]:
+            guests.extend(self._gpu_guests())
+            return guests
+
+        self._gpus.reconcile(known, allocated, read, at_start=at_start)
+        for guest in guests:
+            if not all(self._gpus.knows(mover) for mover, _ in guest.kept):
+                self._gpu_forget_moves(guest)
         self._gpu_tell(self._gpus.view().claims)
 
     def _is_existing_mdev(self, uuid: str) -> bool:
@@ -367,26 +374,35 @@ class GpuLibvirtDriver(libvirt_driver.LibvirtDriver):
             self._gpu_claims.release(context, instance.uuid)
         elif self._gpus.claim_of(migration.uuid) is not None:
             self._gpu_claims.release(context, migration.uuid)
-            self._gpu_record(instance)
+            self._gpu_forget_moves(instance)
 
-    def _gpu_record(self, instance: Any) -> None:
-        """Let a guest's metadata say what is held, if it says more."""
+    def _gpu_forget_moves(self, server: Any) -> None:
+        """Take out of a guest's metadata what moves that are over kept.
+
+        :param server: an instance, or anything else with its UUID
+        """
         libvirt = libvirt_driver.libvirt
-        units = self._gpus.units_of(instance.uuid)
-        kept = self._gpus.kept_for(instance.uuid)
         try:
-            guest = self._host.get_guest(instance)
+            guest = self._host.get_guest(server)
+            found = parse_guest(guest.get_xml_desc(), guest.name)
+            kept = {c: u for c, u in found.kept if self._gpus.knows(c)}
+            if len(kept) == len(found.kept):
+                return
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             if guest.is_active():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
             kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-            xml.record(guest._domain, kind, units, kept, flags)
-        except (nova_exception.InstanceNotFound, libvirt.libvirtError) as exc:
+            xml.record(guest._domain, kind, found.units, kept, flags)
+        except (
+            nova_exception.InstanceNotFound,
+            nova_exception.InternalError,
+            libvirt.libvirtError,
+        ) as exc:
             LOG.warning(
-                'The guest goes on recording what it had before its resize, '
-                'until it is started again: %s',
+                'The guest of instance %s goes on recording what it had '
+                'before a resize, until the next comparison: %s',
+                server.uuid,
                 exc,
-                instance=instance,
             )
 
     # Moves of a running guest.

@@ -186,6 +186,8 @@ SERVICE = (
          'says that Placement is away'),
     Seam('nova.exception', '', 'InstanceNotFound', None,
          'says that an instance has no guest here'),
+    Seam('nova.exception', '', 'InternalError', None,
+         'says that libvirt does not find it, for another reason'),
     Seam('nova.exception', '', 'ValidationError', None,
          'is HTTP 400 for an extra spec'),
     Seam('nova.exception', '', 'InstanceFaultRollback', None,

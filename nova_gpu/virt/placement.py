@@ -32,9 +32,9 @@ from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 from nova_gpu import exception
-from nova_gpu.model.allotment import Counts, allot, count, free
+from nova_gpu.model.allotment import allot, free
 from nova_gpu.model.audit import Allocated
-from nova_gpu.model.claim import Move, View
+from nova_gpu.model.claim import Counts, Move, View, count
 from nova_gpu.model.inventory import (
     Pool,
     Unit,

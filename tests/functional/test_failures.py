@@ -248,6 +248,24 @@ class ResizeTest(FailuresTest):
         actions.confirm(self, server)
         self.assert_audited()
 
+    def test_confirmed_while_libvirt_fails(self) -> None:
+        self.flags(allow_resize_to_same_host=True)
+        self.disable('gpu2')
+        server = self.boot(self.flavor(**{T4_8Q: 1}))
+        server = actions.resize(self, server, self.flavor(**{T4_16Q: 1}))
+
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise base.LibvirtError('it is away')
+
+        where = 'nova.tests.fixtures.libvirt.Domain.setMetadata'
+        with fixtures.MonkeyPatch(where, refuse):
+            actions.confirm(self, server)
+        # As after a kill there: the audit doesn't like it yet.
+        self.assertEqual(1, self.run_audit('gpu1')[0])
+        self._run_periodics()
+        self.assert_agreed(server, **{T4_16Q: 1})
+        self.assert_audited()
+
 
 class LostTest(FailuresTest):
     """Guests that lose their units, or Nova's care."""

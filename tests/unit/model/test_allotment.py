@@ -19,8 +19,8 @@ import testtools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nova_gpu.model.allotment import Counts, allot, free
-from nova_gpu.model.claim import View
+from nova_gpu.model.allotment import allot, free
+from nova_gpu.model.claim import Counts, View
 from nova_gpu.model.device import Snapshot
 from nova_gpu.model.inventory import Inventory, Pool
 
